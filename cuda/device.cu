@@ -1,0 +1,30 @@
+#include "cuda/device.h"
+
+#include <cuda_runtime.h>
+
+namespace fathom::cuda {
+
+bool built_with_cuda() { return true; }
+
+std::vector<DeviceInfo> devices(std::string* why) {
+  std::vector<DeviceInfo> list;
+  int count = 0;
+  cudaError_t code = cudaGetDeviceCount(&count);
+  for (int i = 0; code == cudaSuccess && i < count; ++i) {
+    cudaDeviceProp p{};
+    code = cudaGetDeviceProperties(&p, i);
+    if (code != cudaSuccess) break;
+    DeviceInfo d{i, p.name, p.major, p.minor, p.multiProcessorCount, p.totalGlobalMem, 0};
+    std::size_t free_bytes = 0, total = 0;
+    if (cudaSetDevice(i) == cudaSuccess && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess)
+      d.memory_free = free_bytes;
+    if (p.major >= 8) list.push_back(d);
+  }
+  if (why != nullptr && list.empty())
+    *why = code != cudaSuccess ? cudaGetErrorString(code)
+           : count == 0        ? "no CUDA device is visible"
+                               : "the GPU is older than compute capability 8.0";
+  return list;
+}
+
+}  // namespace fathom::cuda

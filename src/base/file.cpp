@@ -1,0 +1,280 @@
+#include "src/base/file.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <system_error>
+
+#include "src/base/error.h"
+#include "src/base/faults.h"
+
+namespace fathom {
+namespace {
+
+std::string errno_text(int e) { return std::generic_category().message(e); }
+
+// Runs a system call, retrying EINTR; an injected fault looks like EIO.
+template <typename Call>
+auto system_call(Call call) -> decltype(call()) {
+  if (faults::trip(faults::Site::io)) {
+    errno = EIO;
+    return -1;
+  }
+  decltype(call()) r;
+  do {
+    r = call();
+  } while (r < 0 && errno == EINTR);
+  return r;
+}
+
+[[noreturn]] void fail_io(std::string_view what, const std::string& path, int e) {
+  throw Error(Exit::io, fmt::format("{}: {}: {}", path, what, errno_text(e))).at(path);
+}
+
+FileIdentity identity_of(const struct stat& s) {
+  const auto ns = [](const timespec& t) { return std::int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec; };
+  return {s.st_dev, s.st_ino, static_cast<std::uint64_t>(s.st_size), ns(s.st_mtim), ns(s.st_ctim)};
+}
+
+std::string parent_of(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+std::string real_path(const std::string& path) {
+  char* resolved = ::realpath(path.c_str(), nullptr);
+  if (resolved == nullptr) return {};
+  std::string r = resolved;
+  std::free(resolved);
+  return r;
+}
+
+}  // namespace
+
+// -- File ---------------------------------------------------------------------------------------------------------
+
+File File::open_read(const std::string& path) {
+  // O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on regular files.
+  const int fd = system_call([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
+  if (fd < 0) {
+    const int e = errno;
+    if (e == EIO || e == ESTALE || e == EMFILE || e == ENFILE) fail_io("cannot open", path, e);
+    throw Error(e == ELOOP ? Exit::bad_checkpoint : Exit::not_found,
+                fmt::format("{}: cannot open: {}", path, errno_text(e)))
+        .at(path);
+  }
+  struct stat s{};
+  if (::fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
+    ::close(fd);
+    throw Error(Exit::bad_checkpoint, fmt::format("{}: expected a regular file, found something else", path)).at(path);
+  }
+  return File(fd, path, identity_of(s));
+}
+
+File::File(File&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), identity_(other.identity_) {}
+
+File::~File() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
+  while (!out.empty()) {
+    const std::size_t chunk = std::min<std::size_t>(out.size(), 1u << 30);
+    const ssize_t n = system_call([&] { return ::pread(fd_, out.data(), chunk, static_cast<off_t>(offset)); });
+    if (n < 0) {
+      const int e = errno;
+      throw Error(Exit::io, fmt::format("{}: cannot read at byte {}: {}", path_, offset, errno_text(e)))
+          .at(path_, offset);
+    }
+    if (n == 0)
+      throw Error(Exit::io, fmt::format("{}: file ends at byte {}: it was changed while in use", path_, offset))
+          .at(path_, offset);
+    out = out.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+}
+
+Blob map_file(const File& file, bool use_mmap) {
+  const std::size_t size = file.size();
+  if (size == 0) return {};
+  if (use_mmap && !faults::trip(faults::Site::io)) {
+    void* p = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
+    if (p != MAP_FAILED) {
+      std::shared_ptr<const void> owner(p, [size](const void* q) { ::munmap(const_cast<void*>(q), size); });
+      return Blob({static_cast<const std::byte*>(p), size}, std::move(owner));
+    }
+  }
+  auto buffer = std::make_shared<std::vector<std::byte>>(size);
+  file.read_at(0, *buffer);
+  const Bytes view(*buffer);
+  return Blob(view, std::move(buffer));
+}
+
+std::string read_file(const std::string& path, std::uint64_t max_bytes) {
+  const File f = File::open_read(path);
+  if (f.size() > max_bytes)
+    throw Error(Exit::bad_checkpoint,
+                fmt::format("{}: expected at most {} bytes, found {}", path, max_bytes, f.size()))
+        .at(path);
+  std::string text(f.size(), '\0');
+  f.read_at(0, std::as_writable_bytes(std::span(text)));
+  return text;
+}
+
+// -- AtomicFile ---------------------------------------------------------------------------------------------------
+
+AtomicFile::AtomicFile(std::string path, mode_t mode) : path_(std::move(path)) {
+  for (int attempt = 0; fd_ < 0; ++attempt) {
+    temporary_ = fmt::format("{}.{}-{}.tmp", path_, ::getpid(), attempt);
+    fd_ = system_call([&] {
+      return ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    });
+    if (fd_ < 0 && (errno != EEXIST || attempt > 100)) fail_io("cannot create", temporary_, errno);
+  }
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(Bytes bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = system_call([&] { return ::write(fd_, bytes.data(), bytes.size()); });
+    if (n < 0) fail_io("cannot write", path_, errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
+}
+
+void AtomicFile::write_at(std::uint64_t offset, Bytes bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n =
+        system_call([&] { return ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
+    if (n < 0) fail_io("cannot write", path_, errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+}
+
+void AtomicFile::commit() {
+  if (system_call([&] { return ::fsync(fd_); }) != 0) fail_io("cannot sync", path_, errno);
+  // close() is not retried on EINTR: the descriptor is gone either way.
+  const int closed = faults::trip(faults::Site::io) ? (::close(fd_), errno = EIO, -1) : ::close(fd_);
+  fd_ = -1;
+  if (closed != 0 && errno != EINTR) fail_io("cannot close", path_, errno);
+  if (system_call([&] { return ::rename(temporary_.c_str(), path_.c_str()); }) != 0)
+    fail_io("cannot rename into place", path_, errno);
+  temporary_.clear();
+  const std::string parent = parent_of(path_);
+  const int dir = system_call([&] { return ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+  if (dir < 0) fail_io("cannot open the directory to sync it", parent, errno);
+  const int synced = system_call([&] { return ::fsync(dir); });
+  const int e = errno;
+  ::close(dir);
+  // Some file systems cannot sync a directory; the rename itself has happened.
+  if (synced != 0 && e != EINVAL && e != ENOTSUP) fail_io("cannot sync the directory", parent, e);
+}
+
+// -- FileSet ------------------------------------------------------------------------------------------------------
+
+FileSet FileSet::directory(const std::string& path) {
+  struct stat s{};
+  if (::stat(path.c_str(), &s) != 0)
+    throw Error(Exit::not_found, fmt::format("{}: {}", path, errno_text(errno)),
+                "give a directory that holds config.json and *.safetensors").at(path);
+  if (!S_ISDIR(s.st_mode))
+    throw Error(Exit::not_found, fmt::format("{}: expected a directory", path)).at(path);
+  if (::access(path.c_str(), R_OK | X_OK) != 0)
+    throw Error(Exit::not_found, fmt::format("{}: the directory is not readable: {}", path, errno_text(errno))).at(path);
+  FileSet set;
+  set.label_ = path;
+  return set;
+}
+
+FileSet FileSet::memory(std::string label, std::vector<MemoryFile> files) {
+  FileSet set;
+  set.label_ = std::move(label);
+  set.files_ = std::move(files);
+  std::sort(set.files_.begin(), set.files_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return set;
+}
+
+std::vector<std::string> FileSet::list() const {
+  std::vector<std::string> names;
+  for (const MemoryFile& f : files_) names.push_back(f.name);
+  if (!on_disk()) return names;
+  DIR* dir = ::opendir(label_.c_str());
+  if (dir == nullptr) fail(Exit::not_found, "{}: cannot list: {}", label_, errno_text(errno));
+  while (const dirent* entry = ::readdir(dir)) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+  }
+  ::closedir(dir);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::optional<Bytes> FileSet::memory_bytes(std::string_view name) const {
+  for (const MemoryFile& f : files_)
+    if (f.name == name) return f.bytes;
+  return std::nullopt;
+}
+
+bool FileSet::has(std::string_view name) const {
+  if (!on_disk()) return memory_bytes(name).has_value();
+  struct stat s{};
+  return ::lstat((label_ + "/" + std::string(name)).c_str(), &s) == 0;
+}
+
+Blob FileSet::read(std::string_view name, std::uint64_t max_bytes) const {
+  const auto too_large = [&](std::uint64_t size) {
+    throw Error(Exit::bad_checkpoint, fmt::format("{}: expected at most {} bytes, found {}", name, max_bytes, size))
+        .at(std::string(name));
+  };
+  if (!on_disk()) {
+    const auto bytes = memory_bytes(name);
+    if (!bytes) throw Error(Exit::not_found, fmt::format("{}: no file {}", label_, name)).at(std::string(name));
+    if (bytes->size() > max_bytes) too_large(bytes->size());
+    return Blob(*bytes, nullptr);
+  }
+  const File f = open(name);
+  if (f.size() > max_bytes) too_large(f.size());
+  return map_file(f, false);  // small: a copy cannot change under the parser
+}
+
+File FileSet::open(std::string_view name) const {
+  const bool plain = !name.empty() && name != "." && name != ".." && name.find('/') == name.npos &&
+                     name.find('\0') == name.npos;
+  if (!plain)
+    throw Error(Exit::bad_checkpoint, fmt::format("file name {:?}: expected a plain name inside the directory", name));
+  const std::string path = label_ + "/" + std::string(name);
+  struct stat s{};
+  if (::lstat(path.c_str(), &s) != 0)
+    throw Error(Exit::not_found, fmt::format("{}: {}", path, errno_text(errno))).at(std::string(name));
+  if (S_ISLNK(s.st_mode)) {
+    const std::string target = real_path(path);
+    const std::string root = real_path(label_);
+    // Hub layout: <repo>/snapshots/<commit>/<file> -> <repo>/blobs/<hash>.
+    const std::string blobs = parent_of(parent_of(root)) + "/blobs/";
+    const bool inside = !root.empty() && (target.starts_with(root + "/") || target.starts_with(blobs));
+    if (target.empty())
+      throw Error(Exit::bad_checkpoint, fmt::format("{}: a symbolic link that leads nowhere", path)).at(std::string(name));
+    if (!inside)
+      throw Error(Exit::bad_checkpoint,
+                  fmt::format("{}: a symbolic link out of the directory; only the Hub cache's blobs are followed", path))
+          .at(std::string(name));
+  }
+  return File::open_read(path);
+}
+
+}  // namespace fathom

@@ -1,0 +1,123 @@
+// The one door to the file system: reading, mapping and atomic writing. Fault injection sits here (faults::Site::io).
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fathom {
+
+using Bytes = std::span<const std::byte>;
+
+inline std::string_view as_text(Bytes b) { return {reinterpret_cast<const char*>(b.data()), b.size()}; }
+inline Bytes as_bytes_of(std::string_view s) { return {reinterpret_cast<const std::byte*>(s.data()), s.size()}; }
+
+// What identifies the content of a file without reading it.
+struct FileIdentity {
+  std::uint64_t device = 0, inode = 0, size = 0;
+  std::int64_t mtime_ns = 0, ctime_ns = 0;
+  bool operator==(const FileIdentity&) const = default;
+};
+
+// A regular file open for reading. Never blocks on a FIFO or device.
+class File {
+ public:
+  // Errors: not_found (absent, unreadable), bad_checkpoint (not a regular file), io.
+  static File open_read(const std::string& path);
+  File(File&& other) noexcept;
+  File& operator=(File&&) = delete;
+  ~File();
+
+  const std::string& path() const { return path_; }
+  const FileIdentity& identity() const { return identity_; }
+  std::uint64_t size() const { return identity_.size; }
+  // Fills `out` from byte `offset`; retries EINTR and short reads. Errors: io naming path and offset.
+  void read_at(std::uint64_t offset, std::span<std::byte> out) const;
+  int descriptor() const { return fd_; }
+
+ private:
+  File(int fd, std::string path, FileIdentity id) : fd_(fd), path_(std::move(path)), identity_(id) {}
+  int fd_;
+  std::string path_;
+  FileIdentity identity_;
+};
+
+// Bytes that stay valid as long as a copy of the handle lives: a private read-only mapping, a heap buffer or a region
+// of the executable.
+class Blob {
+ public:
+  Blob() = default;
+  Blob(Bytes bytes, std::shared_ptr<const void> owner) : bytes_(bytes), owner_(std::move(owner)) {}
+  Bytes bytes() const { return bytes_; }
+  std::string_view text() const { return as_text(bytes_); }
+
+ private:
+  Bytes bytes_;
+  std::shared_ptr<const void> owner_;
+};
+
+// Maps a whole file privately and read-only (PROT_READ), or reads it into memory where mapping is refused or
+// `use_mmap` is false. A SIGBUS in the mapping is reported by name (see src/base/sigbus.h). Errors: as open_read, io.
+Blob map_file(const File& file, bool use_mmap = true);
+
+// Reads a whole small file. Errors: not_found, io; `too_large` is thrown when it exceeds max_bytes.
+std::string read_file(const std::string& path, std::uint64_t max_bytes);
+
+// Writes `path` so that a reader, or a crash at any moment, sees the old content or the new one: temporary file in the
+// same directory (O_EXCL, mode), fsync, rename, fsync of the directory. Not committed: the temporary is removed.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path, mode_t mode = 0644);
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+  void write(Bytes bytes);
+  void write(std::string_view text) { write(as_bytes_of(text)); }
+  // Overwrites bytes already written, at `offset`.
+  void write_at(std::uint64_t offset, Bytes bytes);
+  void commit();
+
+ private:
+  std::string path_, temporary_;
+  int fd_ = -1;
+};
+
+// The files of one checkpoint directory by plain name, on disk or in memory (the built-in model): one code path.
+class FileSet {
+ public:
+  struct MemoryFile {
+    std::string name;
+    Bytes bytes;
+  };
+  // Errors: not_found if `path` is no readable directory.
+  static FileSet directory(const std::string& path);
+  static FileSet memory(std::string label, std::vector<MemoryFile> files);
+
+  // The directory's path, or the label: for messages.
+  const std::string& label() const { return label_; }
+  bool on_disk() const { return files_.empty(); }
+  // Plain names present, sorted.
+  std::vector<std::string> list() const;
+  bool has(std::string_view name) const;
+  // A text-sized file. Errors: not_found; bad_checkpoint when larger than max_bytes.
+  Blob read(std::string_view name, std::uint64_t max_bytes) const;
+  // The open file behind `name` on disk. Refused (bad_checkpoint): a name with '/', NUL or "..", a symlink that leaves
+  // the directory except into the Hub cache's `blobs/` beside `snapshots/`. Errors: not_found.
+  File open(std::string_view name) const;
+  // In-memory bytes of `name`; nothing when on disk.
+  std::optional<Bytes> memory_bytes(std::string_view name) const;
+
+ private:
+  std::string label_;
+  std::vector<MemoryFile> files_;
+};
+
+}  // namespace fathom

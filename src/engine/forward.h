@@ -1,0 +1,59 @@
+// The one interface to a forward pass, whoever computes it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "src/base/numerics.h"
+#include "src/stage.h"
+
+namespace fathom {
+
+// Numerics follow the role of a row, never the number of rows: prompt = eval, --ids input, templates, resumed and
+// edited text; generated = sampled and drafted tokens.
+enum class Role : std::uint8_t { prompt, generated };
+
+struct Row {
+  std::int32_t token = 0;
+  std::int32_t position = 0;
+  std::uint32_t timeline = 0;
+  Role role = Role::prompt;
+};
+
+struct ForwardCall {
+  Stack stack = Stack::main;
+  // Any number of rows; within a timeline in ascending, gapless position, right behind what is cached before the first.
+  // Mixed roles are split by role inside the pass.
+  std::span<const Row> rows;
+  // MTP stack only: (rows, hidden_size), the main stack's rows after FinalNorm (or the un-normed x of a draft chain).
+  std::span<const float> hidden_in;
+  // Indices into `rows`, ascending, whose logits (hidden rows after FinalNorm) are wanted.
+  std::span<const int> logit_rows;
+  std::span<const int> hidden_rows;
+};
+
+struct ForwardResult {
+  std::vector<float> logits;  // (logit_rows, vocab_size)
+  std::vector<float> hidden;  // (hidden_rows, hidden_size)
+};
+
+class Forward {
+ public:
+  virtual ~Forward() = default;
+  // Writes the rows' latents into the cache at their positions and returns what was wanted.
+  // Overwriting a position truncates: rows behind it are stale and are never read before they are written again.
+  // Errors: compute (a fault of the machine), out_of_memory.
+  virtual ForwardResult forward(const ForwardCall& call) = 0;
+  virtual std::int32_t capacity() const = 0;  // positions per timeline
+  virtual const Config& config() const = 0;
+  virtual Numerics numerics() const = 0;
+  // "cpu avx512, 2 threads" or "NVIDIA H100 80GB HBM3": for plan lines and records.
+  virtual std::string describe() const = 0;
+  // Set between calls: a long prompt asks it about every 100 ms and stops with Error(interrupted) when it says true.
+  std::function<bool()> stop_requested;
+};
+
+}  // namespace fathom
