@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -10,6 +11,7 @@
 #include "src/base/faults.h"
 #include "src/base/file.h"
 #include "src/base/json.h"
+#include "src/base/sigbus.h"
 #include "src/base/tensor.h"
 #include "src/base/threads.h"
 
@@ -139,6 +141,37 @@ TEST_CASE("an atomic file is whole or absent, also when a call fails") {
   CHECK(code_of([&] { read_file(path, 3); }) == Exit::bad_checkpoint);
   std::remove(path.c_str());
   CHECK(code_of([&] { read_file(path, 3); }) == Exit::not_found);
+}
+
+TEST_CASE("a mapping truncated from outside ends with exit 9 and the file's name") {
+  const std::string path = "/tmp/fathom-sigbus-" + std::to_string(::getpid());
+  {
+    AtomicFile f(path);
+    f.write(std::string(1 << 16, 'x'));
+    f.commit();
+  }
+  int out[2];
+  REQUIRE(::pipe(out) == 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(out[1], STDERR_FILENO);
+    sigbus::install();
+    const Blob blob = map_file(File::open_read(path));
+    if (::truncate(path.c_str(), 4096) != 0) ::_exit(100);
+    const volatile std::byte* p = blob.bytes().data();
+    const int sum = std::to_integer<int>(p[40000]);
+    ::_exit(101 + sum % 2);
+  }
+  ::close(out[1]);
+  std::string text(1000, '\0');
+  text.resize(static_cast<std::size_t>(std::max<ssize_t>(0, ::read(out[0], text.data(), text.size()))));
+  ::close(out[0]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 9);
+  CHECK_MESSAGE(text.find(path) != std::string::npos, text);
+  std::remove(path.c_str());
 }
 
 TEST_CASE("a file set never leaves its directory") {

@@ -15,6 +15,7 @@
 
 #include "src/base/error.h"
 #include "src/base/faults.h"
+#include "src/base/sigbus.h"
 
 namespace fathom {
 namespace {
@@ -110,7 +111,11 @@ Blob map_file(const File& file, bool use_mmap) {
   if (use_mmap && !faults::trip(faults::Site::io)) {
     void* p = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
     if (p != MAP_FAILED) {
-      std::shared_ptr<const void> owner(p, [size](const void* q) { ::munmap(const_cast<void*>(q), size); });
+      auto watch = std::make_unique<sigbus::Watch>(p, size, file.path());
+      std::shared_ptr<const void> owner(p, [size, watch = std::move(watch)](const void* q) mutable {
+        watch.reset();
+        ::munmap(const_cast<void*>(q), size);
+      });
       return Blob({static_cast<const std::byte*>(p), size}, std::move(owner));
     }
   }

@@ -15,6 +15,7 @@
 
 #include "src/base/error.h"
 #include "src/base/faults.h"
+#include "src/base/sigbus.h"
 
 namespace fathom {
 
@@ -72,7 +73,10 @@ Threads::Threads(int count) : team_(std::make_unique<Team>()) {
   try {
     for (int i = 1; i < count; ++i) {
       if (faults::trip(faults::Site::memory)) throw std::system_error(EAGAIN, std::generic_category());
-      team_->workers.emplace_back([team = team_.get(), i] { team->work(i); });
+      team_->workers.emplace_back([team = team_.get(), i] {
+        sigbus::use_alternate_stack();  // weights are read on these threads
+        team->work(i);
+      });
     }
   } catch (const std::system_error& e) {
     team_->stop = true;
