@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
@@ -155,7 +156,15 @@ void dump_to(const Value& v, std::string& out) {
     void operator()(bool b) { out += b ? "true" : "false"; }
     void operator()(std::int64_t i) { out += fmt::format("{}", i); }
     void operator()(std::uint64_t i) { out += fmt::format("{}", i); }
-    void operator()(double d) { out += std::isfinite(d) ? fmt::format("{}", d) : "null"; }
+    void operator()(double d) {
+      if (!std::isfinite(d)) {
+        out += "null";
+        return;
+      }
+      const std::string text = fmt::format("{}", d);
+      out += text;
+      if (text.find_first_of(".e") == std::string::npos) out += ".0";  // 61.0 must not read back as an integer
+    }
     void operator()(const std::string& s) { out += quote(s); }
     void operator()(const Array& a) {
       out += '[';
