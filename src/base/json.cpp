@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
+#include "src/base/utf8.h"
+
 namespace fathom::json {
 namespace {
 
@@ -64,66 +66,6 @@ class Guard {
   std::size_t depth_ = 0, nodes_ = 0;
 };
 
-// Builds the tree and refuses duplicate keys.
-class TreeBuilder : public Events {
- public:
-  bool null() override { return add(Value(nullptr)); }
-  bool boolean(bool v) override { return add(Value(v)); }
-  bool integer(std::int64_t v) override { return add(Value(v)); }
-  bool unsigned_integer(std::uint64_t v) override {
-    if (v <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
-      return add(Value(static_cast<std::int64_t>(v)));
-    return add(Value(v));
-  }
-  bool number(double v) override { return add(Value(v)); }
-  bool string(std::string&& v) override { return add(Value(std::move(v))); }
-  bool key(std::string&& v) override {
-    if (!open_.back().keys.insert(v).second) {
-      duplicate = v;
-      return false;
-    }
-    open_.back().key = std::move(v);
-    return true;
-  }
-  bool start_object() override { return push(Value(Object{})); }
-  bool end_object() override { return pop(); }
-  bool start_array() override { return push(Value(Array{})); }
-  bool end_array() override { return pop(); }
-
-  Value root;
-  std::optional<std::string> duplicate;
-
- private:
-  struct Open {
-    Value value;
-    std::string key;
-    std::unordered_set<std::string> keys;
-  };
-  bool push(Value v) {
-    open_.push_back({std::move(v), {}, {}});
-    return true;
-  }
-  bool pop() {
-    Value done = std::move(open_.back().value);
-    open_.pop_back();
-    return add(std::move(done));
-  }
-  bool add(Value v) {
-    if (open_.empty()) {
-      root = std::move(v);
-      return true;
-    }
-    Open& o = open_.back();
-    if (auto* object = std::get_if<Object>(&o.value.data())) {
-      object->emplace_back(std::move(o.key), std::move(v));
-    } else {
-      std::get<Array>(o.value.data()).push_back(std::move(v));
-    }
-    return true;
-  }
-  std::vector<Open> open_;
-};
-
 [[noreturn]] void fail_at(std::string_view where, Exit code, const std::string& problem,
                           std::optional<std::size_t> offset) {
   std::string message = offset ? fmt::format("{}: not valid JSON at byte {}: {}", where, *offset, problem)
@@ -133,20 +75,8 @@ class TreeBuilder : public Events {
 
 // Length of the well-formed UTF-8 sequence at s[i], 0 if there is none.
 std::size_t utf8_length(std::string_view s, std::size_t i) {
-  const auto byte = [&](std::size_t k) { return i + k < s.size() ? static_cast<unsigned char>(s[i + k]) : 0u; };
-  const auto tail = [&](std::size_t k) { return (byte(k) & 0xC0u) == 0x80u; };
-  const unsigned b = byte(0);
-  if (b < 0x80) return 1;
-  if (b >= 0xC2 && b <= 0xDF) return tail(1) ? 2 : 0;
-  if (b >= 0xE0 && b <= 0xEF) {
-    const bool second = tail(1) && (b != 0xE0 || byte(1) >= 0xA0) && (b != 0xED || byte(1) <= 0x9F);
-    return second && tail(2) ? 3 : 0;
-  }
-  if (b >= 0xF0 && b <= 0xF4) {
-    const bool second = tail(1) && (b != 0xF0 || byte(1) >= 0x90) && (b != 0xF4 || byte(1) <= 0x8F);
-    return second && tail(2) && tail(3) ? 4 : 0;
-  }
-  return 0;
+  const Utf8Sequence sequence = utf8_sequence(s.substr(i));
+  return sequence.kind == Utf8Sequence::character ? sequence.size : 0;
 }
 
 void dump_to(const Value& v, std::string& out) {
@@ -233,6 +163,46 @@ bool parse_events(std::string_view text, std::string_view where, Events& events,
   const bool done = nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
   if (!guard.problem.empty()) fail_at(where, code, guard.problem, guard.offset);
   return done;
+}
+
+bool TreeBuilder::unsigned_integer(std::uint64_t v) {
+  if (v <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
+    return add(Value(static_cast<std::int64_t>(v)));
+  return add(Value(v));
+}
+
+bool TreeBuilder::key(std::string&& v) {
+  if (!open_.back().keys.insert(v).second) {
+    duplicate = std::move(v);
+    return false;
+  }
+  open_.back().key = std::move(v);
+  return true;
+}
+
+bool TreeBuilder::push(Value v) {
+  open_.push_back({std::move(v), {}, {}});
+  return true;
+}
+
+bool TreeBuilder::pop() {
+  Value done = std::move(open_.back().value);
+  open_.pop_back();
+  return add(std::move(done));
+}
+
+bool TreeBuilder::add(Value v) {
+  if (open_.empty()) {
+    root = std::move(v);
+    return true;
+  }
+  Open& o = open_.back();
+  if (auto* object = std::get_if<Object>(&o.value.data())) {
+    object->emplace_back(std::move(o.key), std::move(v));
+  } else {
+    std::get<Array>(o.value.data()).push_back(std::move(v));
+  }
+  return true;
 }
 
 Value parse(std::string_view text, std::string_view where, Exit code, const Limits& limits) {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -87,6 +88,38 @@ class Events {
 // Errors: malformed text or depth over the limit throw `code`. Duplicate keys are the handler's to refuse.
 bool parse_events(std::string_view text, std::string_view where, Events& events, Exit code = Exit::bad_checkpoint,
                   const Limits& limits = {});
+
+// Events that build a tree: what parse() uses, for handlers that keep only a part of a document.
+class TreeBuilder final : public Events {
+ public:
+  bool null() override { return add(Value(nullptr)); }
+  bool boolean(bool v) override { return add(Value(v)); }
+  bool integer(std::int64_t v) override { return add(Value(v)); }
+  bool unsigned_integer(std::uint64_t v) override;
+  bool number(double v) override { return add(Value(v)); }
+  bool string(std::string&& v) override { return add(Value(std::move(v))); }
+  bool key(std::string&& v) override;
+  bool start_object() override { return push(Value(Object{})); }
+  bool end_object() override { return pop(); }
+  bool start_array() override { return push(Value(Array{})); }
+  bool end_array() override { return pop(); }
+
+  // The finished value. Complete when no object or array is open.
+  Value root;
+  // The key that made key() return false.
+  std::optional<std::string> duplicate;
+
+ private:
+  struct Open {
+    Value value;
+    std::string key;
+    std::unordered_set<std::string> keys;
+  };
+  bool push(Value v);
+  bool pop();
+  bool add(Value v);
+  std::vector<Open> open_;
+};
 
 // `s` as a JSON string with its quotes: control bytes and DEL escaped, invalid UTF-8 replaced by U+FFFD.
 std::string quote(std::string_view s);
