@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -188,6 +189,105 @@ void AtomicFile::commit() {
   ::close(dir);
   // Some file systems cannot sync a directory; the rename itself has happened.
   if (synced != 0 && e != EINVAL && e != ENOTSUP) fail_io("cannot sync the directory", parent, e);
+}
+
+// -- AppendFile ---------------------------------------------------------------------------------------------------
+
+AppendFile::AppendFile(std::string path, mode_t mode, Links links) : path_(std::move(path)) {
+  const int flags = O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY |
+                    (links == Links::refuse ? O_NOFOLLOW : 0);
+  fd_ = system_call([&] { return ::open(path_.c_str(), flags, mode); });
+  if (fd_ < 0 && errno == ELOOP)
+    throw Error(Exit::io, fmt::format("{}: expected a file, found a symbolic link", path_)).at(path_);
+  if (fd_ < 0) fail_io("cannot open", path_, errno);
+  struct stat s{};
+  if (::fstat(fd_, &s) != 0 || !S_ISREG(s.st_mode)) {
+    ::close(std::exchange(fd_, -1));
+    throw Error(Exit::io, fmt::format("{}: expected a regular file, found something else", path_)).at(path_);
+  }
+}
+
+AppendFile::AppendFile(AppendFile&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+
+AppendFile& AppendFile::operator=(AppendFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+AppendFile::~AppendFile() {
+  if (fd_ >= 0) ::close(fd_);  // releases the lock
+}
+
+bool AppendFile::lock(bool wait) {
+  int r;
+  do r = ::flock(fd_, LOCK_EX | (wait ? 0 : LOCK_NB));
+  while (r != 0 && errno == EINTR);
+  return r == 0 || errno != EWOULDBLOCK;
+}
+
+void AppendFile::unlock() { ::flock(fd_, LOCK_UN); }
+
+bool AppendFile::current() const {
+  struct stat here{}, there{};
+  return ::fstat(fd_, &here) == 0 && ::stat(path_.c_str(), &there) == 0 && here.st_dev == there.st_dev &&
+         here.st_ino == there.st_ino;
+}
+
+bool AppendFile::owned_by_us() const {
+  struct stat s{};
+  return ::fstat(fd_, &s) == 0 && s.st_uid == ::geteuid();
+}
+
+std::uint64_t AppendFile::size() const {
+  struct stat s{};
+  if (::fstat(fd_, &s) != 0) fail_io("cannot read the size of", path_, errno);
+  return static_cast<std::uint64_t>(s.st_size);
+}
+
+std::string AppendFile::tail(std::uint64_t max_bytes) const {
+  const std::uint64_t end = size(), begin = end > max_bytes ? end - max_bytes : 0;
+  std::string text(end - begin, '\0');
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const ssize_t n = system_call(
+        [&] { return ::pread(fd_, text.data() + at, text.size() - at, static_cast<off_t>(begin + at)); });
+    if (n < 0) fail_io("cannot read", path_, errno);
+    if (n == 0) break;
+    at += static_cast<std::size_t>(n);
+  }
+  text.resize(at);
+  return text;
+}
+
+void AppendFile::append(std::string_view record, bool sync) {
+  const std::uint64_t before = size();
+  const ssize_t n = system_call([&] { return ::write(fd_, record.data(), record.size()); });
+  if (n != static_cast<ssize_t>(record.size())) {
+    const int e = n < 0 ? errno : ENOSPC;
+    // Undone as well as it can be; a reader drops an incomplete last record anyway.
+    if (n > 0 && ::ftruncate(fd_, static_cast<off_t>(before)) != 0) fail_io("cannot write", path_, e);
+    fail_io("cannot write", path_, e);
+  }
+  if (sync && system_call([&] { return ::fsync(fd_); }) != 0 && errno != EINVAL) fail_io("cannot sync", path_, errno);
+}
+
+void AppendFile::truncate(std::uint64_t bytes) {
+  if (system_call([&] { return ::ftruncate(fd_, static_cast<off_t>(bytes)); }) != 0) fail_io("cannot cut", path_, errno);
+}
+
+void make_directories(const std::string& path) {
+  for (std::size_t slash = path.find('/', 1); !path.empty(); slash = path.find('/', slash + 1)) {
+    const std::string part = path.substr(0, slash);
+    if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) {
+      const int e = errno;
+      struct stat s{};
+      // A read-only or foreign parent that is there is no obstacle.
+      if (::stat(part.c_str(), &s) != 0 || !S_ISDIR(s.st_mode)) fail_io("cannot create the directory", part, e);
+    }
+    if (slash == path.npos) return;
+  }
 }
 
 // -- FileSet ------------------------------------------------------------------------------------------------------

@@ -90,6 +90,41 @@ class AtomicFile {
   int fd_ = -1;
 };
 
+// A regular file that grows by whole records under an advisory lock (flock): history, sessions, batch results.
+class AppendFile {
+ public:
+  enum class Links { refuse, follow };
+  // Opens `path` for reading and appending and creates it with `mode` when absent. Errors: io (cannot be opened, a
+  // refused link, not a regular file).
+  explicit AppendFile(std::string path, mode_t mode = 0600, Links links = Links::refuse);
+  AppendFile(AppendFile&& other) noexcept;
+  AppendFile& operator=(AppendFile&& other) noexcept;
+  ~AppendFile();
+
+  const std::string& path() const { return path_; }
+  // Takes the exclusive lock, held until unlock() or the end. False when another process holds it and `wait` is false.
+  // True on a file system that knows no locks.
+  bool lock(bool wait);
+  void unlock();
+  // True while `path` still names this file: false after another process has put a new one in its place.
+  bool current() const;
+  bool owned_by_us() const;
+  std::uint64_t size() const;
+  // The last `max_bytes` of the file, or all of it. Errors: io.
+  std::string tail(std::uint64_t max_bytes) const;
+  // Appends `record` with one write and, if asked, syncs it. Errors: io; a record written in part is cut off again.
+  void append(std::string_view record, bool sync);
+  // Cuts the file to `size` bytes. Errors: io.
+  void truncate(std::uint64_t size);
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
+// Creates the directory `path` and its parents, each with mode 0700. Errors: io.
+void make_directories(const std::string& path);
+
 // The files of one checkpoint directory by plain name, on disk or in memory (the built-in model): one code path.
 class FileSet {
  public:
