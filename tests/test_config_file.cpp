@@ -14,7 +14,7 @@ namespace {
 // The error that parsing `text` gives; a default one (code failure, no text) when it parses.
 Error error_of(std::string_view text) {
   try {
-    parse_config(text, "config.toml");
+    parse_config_text(text, "config.toml");
   } catch (const Error& e) {
     return e;
   }
@@ -24,7 +24,7 @@ Error error_of(std::string_view text) {
 }  // namespace
 
 TEST_CASE("config: defaults and aliases are read as written") {
-  const ConfigFile c = parse_config(
+  const ConfigFile c = parse_config_text(
       "\xEF\xBB\xBF# mine\r\nmodel = \"V3\"\r\n"
       "temp = 0.6   # cooler\nthreads=8\nno-history = true\nstats = false\n"
       "stop = [\n  \"a\\tb\", # one\n  'c\\d',\n]\nsystem = \"Say \\\"\\u00e9\\U0001F600\\\"\"\n"
@@ -42,7 +42,7 @@ TEST_CASE("config: defaults and aliases are read as written") {
   CHECK(c.alias("V3") == "~/models/V3");
   CHECK(c.alias("dotted.name") == "x y");
   CHECK_FALSE(c.alias("nothing"));
-  CHECK(parse_config("", "empty").defaults.empty());
+  CHECK(parse_config_text("", "empty").defaults.empty());
 }
 
 TEST_CASE("config: what is wrong is a usage error that names the line") {

@@ -1,17 +1,114 @@
 #include "src/app/app.h"
 
-#include <fmt/core.h>
+#include <algorithm>
+#include <clocale>
+#include <new>
 
-#include <cstdio>
-
-#include "src/app/options.h"
+#include "src/app/commands.h"
+#include "src/app/help.h"
+#include "src/app/signals.h"
+#include "src/app/version.h"
+#include "src/base/descriptor.h"
+#include "src/base/json.h"
+#include "src/base/sigbus.h"
 
 namespace fathom {
+namespace {
 
-int app_main(int, char**) {
-  fmt::print("fathom: runs DeepSeek-class models in the terminal\n\n");
-  for (const CommandRow& c : command_table()) fmt::print("  fathom {:<12} {}\n", c.name, c.summary);
-  return 0;
+// --json or --jsonl among the arguments: an error in the others is reported as JSON too.
+bool asks_for_json(std::span<const std::string> args) {
+  for (const std::string& a : args) {
+    if (a == "--") break;
+    if (a == "--json" || a == "--jsonl") return true;
+  }
+  return false;
+}
+
+// The configuration file that applies; none for help and version, which must work with a broken one.
+ConfigFile read_config(const ParsedArgs& args, const Environment& environment) {
+  const bool informs = args.command == Command::none || args.command == Command::help ||
+                       args.command == Command::completions || args.has("help") || args.has("version");
+  if (informs || args.has("no-config")) return {};
+  const auto given = args.given.find("config");
+  const std::string named = given != args.given.end() ? given->second.back() : environment.config.value_or("");
+  const std::string usual = environment.config_dir ? *environment.config_dir + "/config.toml" : "";
+  return load_config_file(named, usual).value_or(ConfigFile{});
+}
+
+Exit dispatch(App& app) {
+  const Options& o = app.options;
+  if (o.version) {
+    app.terminal.out().raw((o.json ? version_json() : version_line()) + "\n");
+    return Exit::ok;
+  }
+  if (o.help) {
+    app.terminal.out().raw(o.command == Command::none ? full_help() : command_help(o.command));
+    return Exit::ok;
+  }
+  switch (o.command) {
+    case Command::none: app.terminal.out().raw(short_help()); return Exit::ok;
+    case Command::help: return help_command(app);
+    case Command::completions: return completions_command(app);
+    default: break;
+  }
+  throw Error(Exit::unsupported, fmt::format("`fathom {}` is not built yet", find_command(o.command)->name));
+}
+
+// Says what went wrong, on stderr as text and under --json on stdout as an object.
+Exit report(Terminal& terminal, const Error& error, bool as_json) {
+  if (error.code() == Exit::broken_pipe) return error.code();
+  const bool signalled = signals::stop_requested();
+  const Exit code = error.code() == Exit::interrupted ? signals::received().value_or(Exit::interrupted) : error.code();
+  if (!(signalled && error.code() == Exit::interrupted)) terminal.error(error.what(), error.remedy());
+  if (!as_json) return code;
+  try {
+    terminal.out().raw(error_json(error) + "\n");
+  } catch (const Error&) {
+    // stdout is what failed: the text on stderr has said so.
+  }
+  return code;
+}
+
+}  // namespace
+
+std::string error_json(const Error& error) {
+  json::Object body{{"code", json::Value(std::int64_t{static_cast<int>(error.code())})},
+                    {"name", json::Value(std::string(exit_name(error.code())))},
+                    {"message", json::Value(std::string(error.what()))}};
+  if (!error.remedy().empty()) body.emplace_back("remedy", json::Value(error.remedy()));
+  if (!error.file().empty()) body.emplace_back("file", json::Value(error.file()));
+  if (error.offset()) body.emplace_back("offset", json::Value(std::uint64_t{*error.offset()}));
+  return json::dump(json::Value(json::Object{{"schema", json::Value(std::string("fathom.error/1"))},
+                                             {"error", json::Value(std::move(body))}}));
+}
+
+int app_main(int argc, char** argv) {
+  reserve_standard_descriptors();
+  // The input encoding only: numbers are never read or written through the locale.
+  std::setlocale(LC_CTYPE, "");
+  const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
+  const Environment environment = read_environment();
+  Terminal plain(environment, {});
+  const bool as_json = asks_for_json(args);
+  try {
+    signals::install();
+    sigbus::install();
+    ParsedArgs parsed = parse_args(args);
+    const ConfigFile config = read_config(parsed, environment);
+    merge_defaults(parsed, config);
+    const Options options = make_options(parsed);
+    Terminal terminal(environment, {options.color, options.unsafe_output, options.quiet, options.verbose});
+    App app{options, environment, config, terminal};
+    return static_cast<int>(dispatch(app));
+  } catch (const Error& e) {
+    return static_cast<int>(report(plain, e, as_json));
+  } catch (const std::bad_alloc&) {
+    const Error e(Exit::out_of_memory, "the host has no more memory", "close other programs, or use a smaller --ctx");
+    return static_cast<int>(report(plain, e, as_json));
+  } catch (const std::exception& e) {
+    const Error error(Exit::failure, fmt::format("internal error: {}", e.what()), "this is a bug; please report it");
+    return static_cast<int>(report(plain, error, as_json));
+  }
 }
 
 }  // namespace fathom

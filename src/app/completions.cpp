@@ -5,7 +5,6 @@
 namespace fathom {
 namespace {
 
-bool takes_value(const OptionRow& row) { return row.kind != ValueKind::flag && row.kind != ValueKind::count; }
 bool global(const OptionRow& row) { return row.commands == kGlobal; }
 bool of(const OptionRow& row, Command c) { return global(row) || (row.commands & only(c)) != 0; }
 

@@ -288,11 +288,11 @@ std::optional<std::string> ConfigFile::alias(std::string_view name) const {
   return std::nullopt;
 }
 
-ConfigFile parse_config(std::string_view text, std::string_view where) { return Parser(text, where).parse(); }
+ConfigFile parse_config_text(std::string_view text, std::string_view where) { return Parser(text, where).parse(); }
 
 ConfigFile read_config_file(const std::string& path) {
   try {
-    return parse_config(read_file(path, kMaxConfigBytes), path);
+    return parse_config_text(read_file(path, kMaxConfigBytes), path);
   } catch (const Error& e) {
     // What is a bad checkpoint elsewhere (too large, not a regular file) is a bad configuration here.
     if (e.code() != Exit::bad_checkpoint) throw;

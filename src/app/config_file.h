@@ -41,7 +41,7 @@ inline constexpr std::uint64_t kMaxConfigBytes = 1u << 20;
 bool may_be_configured(std::string_view flag);
 
 // Parses `text`. Errors: usage naming `where` and the line; an unknown key names the nearest known one.
-ConfigFile parse_config(std::string_view text, std::string_view where);
+ConfigFile parse_config_text(std::string_view text, std::string_view where);
 
 // Reads `path`. Errors: not_found when absent or unreadable; usage when malformed, larger than kMaxConfigBytes or not
 // a regular file.

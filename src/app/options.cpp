@@ -78,7 +78,8 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"show-thinking", 0, choice, "auto|full|summary|hidden", "auto", kGenerate, "how thinking is shown"},
     {"hide-thinking", 0, flag, "", "", kGenerate, "same as --show-thinking=hidden"},
     // What comes out
-    {"json", 0, flag, "", "", run | inspect | models | bench | doctor | eval | verify, "one JSON object on stdout"},
+    {"json", 0, flag, "", "", run | inspect | models | bench | doctor | eval | verify,
+     "one JSON object on stdout, errors too"},
     {"jsonl", 0, flag, "", "", only(run), "one JSON object per event on stdout"},
     {"output", 'o', text, "FILE", "stdout", only(run), "write the answer to a file, whole or not at all"},
     {"no-stream", 0, flag, "", "", kGenerate, "print once, at the end"},
@@ -115,5 +116,25 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
 
 std::span<const CommandRow> command_table() { return kCommandTable; }
 std::span<const OptionRow> option_table() { return kOptionTable; }
+
+const CommandRow* find_command(std::string_view name) {
+  for (const CommandRow& row : kCommandTable)
+    if (row.name == name) return &row;
+  return nullptr;
+}
+
+const CommandRow* find_command(Command command) {
+  for (const CommandRow& row : kCommandTable)
+    if (row.command == command) return &row;
+  return nullptr;
+}
+
+const OptionRow* find_option(std::string_view long_name) {
+  for (const OptionRow& row : kOptionTable)
+    if (row.long_name == long_name) return &row;
+  return nullptr;
+}
+
+bool takes_value(const OptionRow& row) { return row.kind != flag && row.kind != count; }
 
 }  // namespace fathom

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace fathom {
@@ -67,6 +68,32 @@ constexpr void utf8_append(String& out, char32_t c) {
     out += static_cast<char>(0x80u | (c >> 6 & 0x3Fu));
   }
   out += static_cast<char>(0x80u | (c & 0x3Fu));
+}
+
+// Every maximal sequence of bytes that is no character becomes U+FFFD; `replaced`, if given, counts them.
+inline std::string to_utf8(std::string_view s, std::size_t* replaced = nullptr) {
+  std::string out;
+  out.reserve(s.size());
+  while (!s.empty()) {
+    const Utf8Sequence next = utf8_sequence(s);
+    if (next.kind == Utf8Sequence::character) {
+      out += s.substr(0, next.size);
+    } else {
+      utf8_append(out, 0xFFFD);
+      if (replaced != nullptr) ++*replaced;
+    }
+    s.remove_prefix(next.size);
+  }
+  return out;
+}
+
+constexpr bool is_utf8(std::string_view s) {
+  while (!s.empty()) {
+    const Utf8Sequence next = utf8_sequence(s);
+    if (next.kind != Utf8Sequence::character) return false;
+    s.remove_prefix(next.size);
+  }
+  return true;
 }
 
 }  // namespace fathom

@@ -1,0 +1,199 @@
+#include "src/app/help.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "src/app/commands.h"
+#include "src/app/completions.h"
+#include "src/app/config_file.h"
+#include "src/base/error.h"
+
+namespace fathom {
+namespace {
+
+constexpr std::string_view kExamples =
+    "Examples:\n"
+    "  fathom chat -m deepseek-ai/DeepSeek-R1\n"
+    "  fathom run  -m ~/models/V3 \"Name three uses of borax\"\n"
+    "  git diff | fathom run -m V3 \"Write a commit message\" > msg.txt\n"
+    "  fathom run -m V3 --no-think --json \"2+2?\" | jq -r '.choices[0].message.content'\n"
+    "  fathom run -m V3 --batch questions.jsonl -o answers.jsonl\n"
+    "  fathom verify ~/models/V3 && fathom bench -m ~/models/V3 --json\n";
+
+std::string command_list() {
+  std::string out = "Commands:\n";
+  for (const CommandRow& c : command_table()) out += fmt::format("  {:<12} {}\n", c.name, c.summary);
+  return out;
+}
+
+// Text broken at spaces to lines of at most `width`, those after the first behind `indent` spaces.
+std::string wrap(std::string_view text, std::size_t indent, std::size_t width) {
+  std::string out;
+  std::size_t column = 0;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    const std::string_view word = text.substr(0, end);
+    if (column != 0 && indent + column + 1 + word.size() > width) {
+      out += "\n" + std::string(indent, ' ');
+      column = 0;
+    } else if (column != 0) {
+      out += ' ';
+      ++column;
+    }
+    out += word;
+    column += word.size();
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return out;
+}
+
+std::string option_line(const OptionRow& row) {
+  std::string name = row.short_name != 0 ? fmt::format("  -{}, --{}", row.short_name, row.long_name)
+                                         : fmt::format("      --{}", row.long_name);
+  if (!row.argument.empty()) name += fmt::format(" {}", row.argument);
+  constexpr std::size_t kColumn = 36, kWidth = 100;
+  std::string help(row.help);
+  if (!row.fallback.empty()) help += fmt::format(" [{}]", row.fallback);
+  const std::string gap = name.size() + 2 <= kColumn ? std::string(kColumn - name.size(), ' ')
+                                                     : "\n" + std::string(kColumn, ' ');
+  return name + gap + wrap(help, kColumn, kWidth) + "\n";
+}
+
+std::string option_list(std::string_view title, CommandSet commands, bool global) {
+  std::string out = fmt::format("{}:\n", title);
+  bool any = false;
+  for (const OptionRow& row : option_table()) {
+    if ((row.commands == kGlobal) != global || (row.commands & commands) == 0) continue;
+    out += option_line(row);
+    any = true;
+  }
+  return any ? out : std::string();
+}
+
+std::string exit_codes_help() {
+  struct Line {
+    Exit code;
+    std::string_view when;
+  };
+  static constexpr std::array<Line, 16> kLines{{
+      {Exit::ok, "answered, including finish_reason \"length\""},
+      {Exit::failure, "anything not below: please report it"},
+      {Exit::usage, "flags, configuration, environment, missing prompt"},
+      {Exit::not_found, "the path or a required file is absent or unreadable"},
+      {Exit::bad_checkpoint, "present, but contradicts its format or itself"},
+      {Exit::unsupported, "well-formed, but outside what fathom runs"},
+      {Exit::out_of_memory, "host or device memory; the plan is printed"},
+      {Exit::context, "the prompt is longer than the context; or --fail-on-length"},
+      {Exit::compute, "CUDA fault, NaN or all -inf logits"},
+      {Exit::io, "standard input, output file, disk full, a shard lost while in use"},
+      {Exit::partial, "--batch: some lines were answered with errors"},
+      {Exit::timeout, "--timeout"},
+      {Exit::hangup, "SIGHUP"},
+      {Exit::interrupted, "SIGINT (Ctrl-C)"},
+      {Exit::broken_pipe, "the reader of the output is gone"},
+      {Exit::terminated, "SIGTERM"},
+  }};
+  std::string out = "Exit codes:\n";
+  for (const Line& l : kLines) out += fmt::format("  {:>3}  {:<15} {}\n", static_cast<int>(l.code), exit_name(l.code), l.when);
+  return out;
+}
+
+constexpr std::string_view kEnvironmentHelp =
+    "Environment:\n"
+    "  FATHOM_MODEL         the model when -m is not given\n"
+    "  FATHOM_CONFIG        configuration file\n"
+    "  FATHOM_NO_COLOR      no colour (as NO_COLOR)\n"
+    "  FATHOM_NO_HISTORY    neither history nor conversations are read or saved\n"
+    "  FATHOM_LOG           file that receives notices and warnings\n"
+    "  NO_COLOR, CLICOLOR_FORCE, TERM, COLUMNS\n"
+    "  VISUAL, EDITOR, PAGER, TMPDIR, HOME, XDG_*\n"
+    "  HF_HUB_CACHE, HF_HOME    where ORG/NAME is looked up\n"
+    "  CUDA_VISIBLE_DEVICES\n"
+    "Nothing else is read. LC_* selects only the input encoding; numbers are always written with a point.\n";
+
+constexpr std::string_view kFilesHelp =
+    "Files:\n"
+    "  $XDG_CONFIG_HOME/fathom/config.toml       defaults and [aliases]\n"
+    "  $XDG_STATE_HOME/fathom/history            chat input lines\n"
+    "  $XDG_STATE_HOME/fathom/sessions/*.jsonl   conversations, one message per line\n"
+    "  $XDG_CACHE_HOME/fathom/verified           results of `fathom verify --hash`\n"
+    "  $XDG_RUNTIME_DIR/fathom/gpu-N.lock        advisory lock of a GPU\n"
+    "A model is a directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer files), or ORG/NAME[@REV]\n"
+    "in the Hugging Face cache. fathom never uses the network.\n";
+
+constexpr std::string_view kFormattingHelp =
+    "What goes where:\n"
+    "  stdout, redirected   the answer and one newline; no thinking, colour, progress or control byte of fathom's own\n"
+    "  stdout, terminal     the answer as it is made, thinking dim, control characters made visible\n"
+    "  stderr               notices on a terminal; warnings and errors always\n"
+    "  --json               one object: choices[0].message.content, usage, and a fathom block (seed, numerics, timings)\n"
+    "  --jsonl              one object per flush; the last carries finish_reason and usage\n"
+    "  --show-thinking=full sends thinking to stderr when stdout is no terminal\n"
+    "finish_reason: stop, length, stop_string, interrupted, timeout, error.\n"
+    "Sizes: 64MiB, 70GB, 4096. Durations: 10s, 500ms, 2m, 1h. Numbers are written with a point.\n";
+
+}  // namespace
+
+std::string short_help() {
+  return "fathom: runs DeepSeek-class models in the terminal\n\n"
+         "  fathom run \"What is 37 * 24?\"                      ask the built-in model\n"
+         "  fathom run -m ~/models/DeepSeek-V3 \"Say hello\"     ask a checkpoint\n\n" +
+         command_list() + "\n`fathom --help` lists the options, `fathom help COMMAND` those of one command.\n";
+}
+
+std::string full_help() {
+  return "usage: fathom COMMAND [options]\n\n" + std::string(kExamples) + "\n" + command_list() + "\n" +
+         option_list("Options of every command", kGlobal, true) +
+         "\n`fathom help COMMAND` lists the options of one command.\n"
+         "Topics: `fathom help environment`, `exit-codes`, `files`, `formatting`.\n";
+}
+
+std::string command_help(Command c) {
+  const CommandRow* row = find_command(c);
+  if (row == nullptr) return full_help();
+  std::string out = fmt::format("usage: fathom {} {}\n{}\n\n", row->name, row->synopsis, row->summary);
+  if (const std::string own = option_list("Options", only(c), false); !own.empty()) out += own + "\n";
+  return out + option_list("Options of every command", kGlobal, true);
+}
+
+std::string topic_help(std::string_view topic) {
+  if (topic == "environment") return std::string(kEnvironmentHelp);
+  if (topic == "exit-codes") return exit_codes_help();
+  if (topic == "files") return std::string(kFilesHelp);
+  if (topic == "formatting") return std::string(kFormattingHelp);
+  return {};
+}
+
+Exit help_command(App& app) {
+  const auto& words = app.options.positionals;
+  if (words.empty()) {
+    app.terminal.out().raw(full_help());
+    return Exit::ok;
+  }
+  if (const CommandRow* row = find_command(words[0])) {
+    app.terminal.out().raw(command_help(row->command));
+    return Exit::ok;
+  }
+  const std::string text = topic_help(words[0]);
+  if (text.empty()) {
+    std::vector<std::string_view> names{"environment", "exit-codes", "files", "formatting"};
+    for (const CommandRow& c : command_table()) names.push_back(c.name);
+    const std::string near = nearest_word(words[0], names);
+    throw Error(Exit::usage, fmt::format("there is no help on '{}'", words[0].substr(0, 80)),
+                near.empty() ? "topics: a command, environment, exit-codes, files, formatting"
+                             : fmt::format("did you mean `fathom help {}`?", near));
+  }
+  app.terminal.out().raw(text);
+  return Exit::ok;
+}
+
+Exit completions_command(App& app) {
+  const auto& words = app.options.positionals;
+  if (words.empty()) throw Error(Exit::usage, "which shell?", "fathom completions bash|zsh|fish");
+  app.terminal.out().raw(completions_for(words[0]));
+  return Exit::ok;
+}
+
+}  // namespace fathom

@@ -1,0 +1,31 @@
+// Pipes, terminals and the standard descriptors: the door for what is not a file of a checkpoint.
+// Fault injection sits here (faults::Site::io).
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace fathom {
+
+// Writes all of `text` to `fd`. `interrupted` is asked when a signal breaks a blocked write; true stops it with
+// Error(interrupted). Errors: broken_pipe (EPIPE), io naming `name`.
+void write_descriptor(int fd, std::string_view text, std::string_view name,
+                      const std::function<bool()>& interrupted = {});
+
+// Reads what is there, waiting for the first byte; 0 at the end. Returns early with Error(interrupted) when
+// `interrupted` says true after a signal. Errors: io naming `name`.
+std::size_t read_descriptor(int fd, std::span<char> out, std::string_view name,
+                            const std::function<bool()>& interrupted = {});
+
+// Opens `path` for writing as it is (a FIFO or a device), never creating it. Errors: io.
+int open_for_writing(const std::string& path);
+// Closes and reports what close() reports. Errors: io naming `name`.
+void close_descriptor(int fd, std::string_view name);
+
+// Opens /dev/null on each of descriptors 0 to 2 that is closed, so that no file of ours ever takes their place.
+void reserve_standard_descriptors();
+
+}  // namespace fathom
