@@ -5,9 +5,11 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
@@ -70,7 +72,7 @@ File File::open_read(const std::string& path) {
   if (fd < 0) {
     const int e = errno;
     if (e == EIO || e == ESTALE || e == EMFILE || e == ENFILE) fail_io("cannot open", path, e);
-    throw Error(e == ELOOP ? Exit::bad_checkpoint : Exit::not_found,
+    throw Error(e == ELOOP || e == ENXIO ? Exit::bad_checkpoint : Exit::not_found,
                 fmt::format("{}: cannot open: {}", path, errno_text(e)))
         .at(path);
   }
@@ -124,6 +126,24 @@ Blob map_file(const File& file, bool use_mmap) {
   file.read_at(0, *buffer);
   const Bytes view(*buffer);
   return Blob(view, std::move(buffer));
+}
+
+bool on_network_file_system(const std::string& path) {
+  struct statfs s{};
+  if (::statfs(path.c_str(), &s) != 0) return false;
+  constexpr std::array<std::uint32_t, 10> kMagic{
+      0x6969,      // NFS
+      0x517b,      // SMB
+      0xff534d42,  // CIFS
+      0xfe534d42,  // SMB2
+      0x0bd00bd0,  // Lustre
+      0x00c36400,  // Ceph
+      0x5346414f,  // AFS
+      0x01021997,  // 9p
+      0x47504653,  // GPFS
+      0x65735546,  // FUSE
+  };
+  return std::find(kMagic.begin(), kMagic.end(), static_cast<std::uint32_t>(s.f_type)) != kMagic.end();
 }
 
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {

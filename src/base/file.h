@@ -68,6 +68,10 @@ class Blob {
 // `use_mmap` is false. A SIGBUS in the mapping is reported by name (see src/base/sigbus.h). Errors: as open_read, io.
 Blob map_file(const File& file, bool use_mmap = true);
 
+// True if `path` lies on a network or user-space file system (NFS, SMB, Lustre, FUSE ...), where reading is safer than
+// mapping: a lost server would arrive as SIGBUS. False when it cannot be told.
+bool on_network_file_system(const std::string& path);
+
 // Reads a whole small file. Errors: not_found, io; `too_large` is thrown when it exceeds max_bytes.
 std::string read_file(const std::string& path, std::uint64_t max_bytes);
 
