@@ -1,5 +1,5 @@
-// A checkpoint exactly as Hugging Face publishes it: shards mapped read-only, their headers checked before anything
-// else is touched.
+// A checkpoint exactly as Hugging Face publishes it: shards mapped read-only, their headers checked before
+// anything else is touched.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,9 @@ struct SafetensorsHeader {
   std::vector<std::string> notes;  // acceptable oddities, for -v
 };
 
-// Parses and checks the header of a safetensors file of `file_size` bytes. `prefix` holds its first 8 + N bytes (or the
-// whole file when shorter). Errors: bad_checkpoint, unsupported (unknown dtype), each naming `where` and the offset.
+// Parses and checks the header of a safetensors file of `file_size` bytes. `prefix` holds its first 8 + N
+// bytes (or the whole file when shorter). Errors: bad_checkpoint, unsupported (unknown dtype), each naming
+// `where` and the offset.
 SafetensorsHeader parse_safetensors_header(Bytes prefix, std::uint64_t file_size, std::string_view where);
 
 struct CheckpointOptions {
@@ -50,8 +51,8 @@ class Checkpoint {
   struct Shard {
     std::string name;
     std::uint64_t size = 0;
-    std::uint64_t header_bytes = 0;
-    FileIdentity identity;  // zero when in memory
+    std::uint64_t header_bytes = 0;  // 8 + header length: where the data begin
+    FileIdentity identity;           // zero when in memory
     Blob blob;
   };
   const std::vector<Shard>& shards() const { return shards_; }
