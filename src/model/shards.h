@@ -1,0 +1,43 @@
+// Which shards a checkpoint has, and the check of every header before any of them is mapped.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "src/model/checkpoint.h"
+
+namespace fathom {
+
+// The checkpoint's own list of files: from model.safetensors.index.json, or without one from the directory.
+struct ShardList {
+  std::vector<std::string> names;                              // sorted, unique
+  std::string index;                                           // name of the index file; empty without one
+  std::map<std::string, std::string, std::less<>> weight_map;  // tensor -> file, with an index only
+  std::uint64_t total_size = 0;  // of the index's metadata; 0 if it does not say
+  std::vector<std::string> notes;
+};
+
+// Errors: bad_checkpoint (index malformed, several, naming files elsewhere), not_found (no weights at all),
+// unsupported (weights in another container).
+ShardList list_shards(const FileSet& files);
+
+// One shard's header, read with pread and checked against the file's size.
+struct ShardHeader {
+  std::string name;
+  std::uint64_t size = 0;
+  FileIdentity identity;  // zero when in memory
+  SafetensorsHeader header;
+};
+
+// Reads and checks every header. Errors: one that lists all bad shards at once.
+std::vector<ShardHeader> read_shard_headers(const FileSet& files, const ShardList& list);
+
+// Index against headers: every tensor where the index says, none in two shards. Returns notes.
+// Errors: bad_checkpoint listing what disagrees.
+std::vector<std::string> check_index(const ShardList& list, const std::vector<ShardHeader>& shards);
+
+// "ORG/NAME" if the directory is a snapshot in the Hub cache, else the directory as given.
+std::string display_name(const FileSet& files);
+
+}  // namespace fathom
