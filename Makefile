@@ -44,7 +44,7 @@ ISA = $(if $(findstring _avx512bf16,$<),-mavx512f -mavx512bw -mavx512vl -mavx512
 # libfathom: everything but main.cpp. Static where Debian has an archive.
 LIB_SRC := $(sort $(wildcard src/*.cpp src/*/*.cpp tokenizer/*.cpp))
 TEST_SRC := $(sort $(wildcard tests/*.cpp tests/support/*.cpp))
-LIBS := -l:libpcre2-8.a -l:libutf8proc.a -lsentencepiece -lpthread
+LIBS := -l:libpcre2-8.a -l:libutf8proc.a -l:libedit.a -l:libtinfo.a -l:libbsd.a -l:libmd.a -lsentencepiece -lpthread
 
 ifeq ($(CUDA),1)
   CUDA_HOME := $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))

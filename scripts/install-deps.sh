@@ -4,7 +4,7 @@
 set -eu
 
 PACKAGES="g++ make libcli11-dev libfmt-dev libsentencepiece-dev doctest-dev nlohmann-json3-dev libedit-dev
-          libbsd-dev libutf8proc-dev libpcre2-dev zlib1g-dev"
+          libbsd-dev libncurses-dev libmd-dev libutf8proc-dev libpcre2-dev zlib1g-dev"
 
 missing=""
 for p in $PACKAGES; do
