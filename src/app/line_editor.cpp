@@ -238,7 +238,6 @@ bool LineEditor::Impl::handle_signals() {
   if (suspend_asked.exchange(false)) suspend();
   if (continued.exchange(false)) {
     // Whoever had the terminal meanwhile may have changed its modes.
-    el_wset(el.get(), EL_PREP_TERM, 1);
     begin();
     el_wset(el.get(), EL_REFRESH);
   }
@@ -264,6 +263,8 @@ void LineEditor::Impl::suspend() {
 }
 
 void LineEditor::Impl::begin() {
+  // Before the prompt is seen: keys typed at once must not be echoed by the terminal.
+  el_wset(el.get(), EL_PREP_TERM, 1);
   if (plain_terminal) return;
   found.paste.store(true);
   write_all(options.output, kPasteOn);
