@@ -1,6 +1,6 @@
 # fathom. `make help` lists the targets.
 #
-# config = release | debug | sanitize | tsan   how to compile
+# config = release | debug | sanitize | tsan | coverage | fuzz   how to compile
 # CUDA   = 0 | 1                               default: 1 when nvcc is found
 # EMBED  = 0 | 1                               default: 1 when models/minnow holds weights; 0 reads models/minnow instead
 
@@ -30,8 +30,15 @@ else ifeq ($(config),sanitize)
 else ifeq ($(config),tsan)
   FLAGS := -O1 -g -fsanitize=thread
   LDSAN := -fsanitize=thread
+else ifeq ($(config),coverage)
+  FLAGS := -O0 -g --coverage -fno-inline
+  LDSAN := --coverage
+else ifeq ($(config),fuzz)
+  CXX := clang++
+  FLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+  LDSAN := -fsanitize=address,undefined
 else
-  $(error config must be release, debug, sanitize or tsan, not '$(config)')
+  $(error config must be release, debug, sanitize, tsan, coverage or fuzz, not '$(config)')
 endif
 CXXFLAGS := $(BASE) $(FLAGS)
 
@@ -69,7 +76,7 @@ endif
 LIB_OBJ := $(LIB_SRC:%.cpp=$(BUILD)/%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o) $(EMBED_OBJ)
 TEST_OBJ := $(TEST_SRC:%.cpp=$(BUILD)/%.o)
 
-.PHONY: all demo test test-cuda check format bench ptxas clean install help deps
+.PHONY: all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-programs coverage
 .DELETE_ON_ERROR:
 all: fathom
 
@@ -127,6 +134,22 @@ bench: fathom
 ptxas:
 	@for f in $(CUDA_SRC); do $(NVCC) $(NVCCFLAGS) -Xptxas -v -c -o /dev/null $$f 2>&1 | scripts/ptxas-table.sh $$f; done
 
+# SECONDS=n for each target; findings stay in build/fuzz-findings/. Needs clang++ and its runtime (libclang-rt-dev).
+SECONDS ?= 60
+fuzz:
+	@$(MAKE) config=fuzz CUDA=0 EMBED=0 fuzz-programs
+	@scripts/fuzz.sh build/fuzz-cuda0-embed0/tests/fuzz $(SECONDS) $(TARGET)
+
+FUZZ_PROGRAMS := $(patsubst tests/fuzz/%.cpp,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.cpp)))
+fuzz-programs: $(FUZZ_PROGRAMS)
+$(FUZZ_PROGRAMS): $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(LIB_OBJ)
+	@echo "  LINK $@"
+	@$(CXX) $(LDSAN) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+coverage:
+	@$(MAKE) config=coverage CUDA=0 EMBED=$(EMBED) test
+	@scripts/coverage.sh build/coverage-cuda0-embed$(EMBED)
+
 install: fathom
 	install -D -m 0755 fathom $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/fathom
 
@@ -134,12 +157,14 @@ clean:
 	rm -rf build fathom
 
 help:
-	@echo 'make            build ./fathom (config=release|debug|sanitize|tsan, CUDA=0|1, EMBED=0|1)'
+	@echo 'make            build ./fathom (config=release|debug|sanitize|tsan|coverage|fuzz, CUDA=0|1, EMBED=0|1)'
 	@echo 'make demo       build and ask the built-in model a question'
 	@echo 'make test       build and run every test that needs no GPU (TEST=pattern)'
 	@echo 'make test-cuda  the tests that need a GPU'
 	@echo 'make check      layering and lint'
 	@echo 'make format     clang-format'
+	@echo 'make fuzz       libFuzzer targets, SECONDS=60 each (TARGET=name for one)'
+	@echo 'make coverage   branch coverage of the code that reads untrusted bytes'
 	@echo 'make bench      speed of the built-in model on this machine'
 	@echo 'make ptxas      registers and spills of every kernel'
 	@echo 'make install    to PREFIX (/usr/local)'
