@@ -1,0 +1,89 @@
+// What lives where: bytes of weights, cache and workspace, computed before the first allocation.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "src/base/numerics.h"
+#include "src/model/weights.h"
+
+namespace fathom {
+
+// Rows of a prompt that a GPU pass takes at a time; results do not depend on it.
+inline constexpr int kPromptChunk = 512;
+// Most rows of one generated step (drafted tokens); more are split.
+inline constexpr int kGeneratedRows = 8;
+// Keys of one tile of attention and the most splits of one row's keys.
+inline constexpr int kKeyTile = 32;
+inline constexpr int kMaxSplits = 128;
+
+// Splits a row may have: fewer when its heads already fill the GPU. Depends on the model alone.
+int max_splits(int heads);
+// Keys of one split of a generated row at `position`: a multiple of kKeyTile, a function of position and heads alone.
+int keys_per_split(std::int32_t position, int heads);
+
+// The buffers of a GPU pass beside weights and cache. A pass allocates exactly these.
+enum class Work : std::uint8_t {
+  rows,          // i32 (4, chunk): token, position, timeline, wanted index
+  x,             // f32 (chunk, hidden_size)
+  delta,         // f32 (chunk, hidden_size)
+  input,         // bf16: the normed rows, then the widest other operand of a prompt GEMM
+  input_scale,   // f32: one per row and 128 columns of `input`
+  q_latent,      // f32 (chunk, q_lora_rank)
+  kv_row,        // f32 (chunk, kv_row)
+  q,             // f32 (chunk, heads, qk_head_dim)
+  q_absorbed,    // bf16 or f32 (chunk, heads, cache row)
+  partial_sum,   // f32 (rows * splits, heads, 2): maximum and sum of a split
+  partial_out,   // f32 (rows * splits, heads, kv_lora_rank)
+  attn,          // f32 (chunk, heads, v_head_dim)
+  router_logits, // f32 (chunk, n_routed_experts)
+  expert_ids,    // i32 (chunk, num_experts_per_tok)
+  expert_weights,// f32 (chunk, num_experts_per_tok)
+  hidden,        // f32 (chunk, num_experts_per_tok * moe_intermediate_size + shared, or intermediate_size)
+  expert_out,    // bf16 (chunk, num_experts_per_tok, hidden_size)
+  tiles,         // i32: prompt rows sorted by expert
+  mtp_input,     // f32 (chunk, 2 hidden_size)
+  logits,        // f32 (logit rows at a time, vocab_size)
+};
+inline constexpr int kWorkBuffers = static_cast<int>(Work::logits) + 1;
+// Rows whose logits are computed at a time.
+inline constexpr int kLogitRows = 16;
+// Rows of a GEMM tile of the prompt path.
+inline constexpr int kGemmRows = 64;
+
+struct PlacementRequest {
+  Numerics numerics;
+  std::int32_t capacity = 4096;
+  std::uint32_t timelines = 1;
+  bool mtp = false;
+  Rank rank;
+};
+
+struct Placement {
+  std::uint64_t weights = 0, cache = 0, workspace = 0;  // bytes
+  std::uint64_t bytes_per_position = 0;                 // of cache, all layers and timelines
+  std::vector<std::uint64_t> work;                      // by Work, each a multiple of 256
+  std::int32_t capacity = 0;
+  std::uint64_t total() const { return weights + cache + workspace; }
+  // The largest capacity for which total() fits into `available` bytes; 0 if none does.
+  std::int32_t largest_capacity(std::uint64_t available) const;
+  // "weights 15.73 GiB + cache 0.12 GiB (4096 positions) + workspace 0.30 GiB = 16.15 GiB"
+  std::string text() const;
+};
+
+// Bytes of a matrix on a GPU: rows padded to 16 bytes, scales as F32, 256-byte aligned.
+std::uint64_t device_bytes(const Linear& linear);
+// Values of a cache row on a GPU: kv_row rounded up to 8 values.
+int device_row_values(const Config& config);
+
+// Computes the plan. Errors: none; the caller compares total() with what is free.
+Placement place(const Config& config, const Weights& weights, const PlacementRequest& request);
+// Throws Error(out_of_memory) naming needed and available bytes and the largest context that fits, unless it fits.
+void require_fit(const Placement& placement, std::uint64_t available, const std::string& device);
+
+// Weights that have every shape and format of `config` (FP8 128x128 where `fp8`, else BF16) and no data: for plans and
+// for weights filled on a device. Norm weights are 1, the router's bias 0.
+Weights weights_of_shape(const Config& config, bool fp8, bool mtp = false);
+
+}  // namespace fathom
