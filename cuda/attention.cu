@@ -1,0 +1,527 @@
+// Absorbed multi-head latent attention: q' = q W_UK, scores against cached latent rows, softmax, weighted sum of
+// latents, W_UV.
+//
+//   Keys are (latent + rope) = 576 BF16 values, shared by all heads: 1,152 bytes a key. 4k / 32k / 128k keys are
+//   4.7 / 37.7 / 151 MB: 1.5 / 12.2 / 48.7 us at 3.1 TB/s. kv_b (V2-Lite: 2.1 MB FP8) takes 0.7 us.
+//
+// attend_split_kv: a block takes one row, 16 heads (one m16 tile of mma.sync) and one split of the row's keys, in tiles
+// of 32 keys, three tiles in flight by cp.async. A tile serves twice: as K for the scores and, its first `latent`
+// columns, as V. The borders of splits depend on the row's position alone (keys_per_round), so a row's bits depend
+// neither on its neighbours nor on chunks. Probabilities and q' are BF16, sums FP32.
+//
+//   shared memory   q [16][LD]   keys [3][32][LD]   scores [2][16][36]   p [16][40]     LD = row + 8: with rows of an odd
+//                                                                        number of 16-byte units ldmatrix has no conflicts
+//   scores  warp w: keys [8 (w % 4), + 8), half w / 4 of the row's columns
+//   out     warp w: columns [w latent / 8, (w + 1) latent / 8)
+#include <algorithm>
+
+#include "cuda/kernel.cuh"
+
+namespace fathom::cuda {
+namespace {
+
+constexpr int kTile = 32;       // keys; kKeyTile of src/engine/gpu_placement.h
+constexpr int kHeadTile = 16;   // heads of a block
+constexpr int kStages = 3;
+constexpr int kMaxLatentTiles = 8;  // of 8 columns per warp: kv_lora_rank <= 512
+constexpr int kChunk = 128;     // latent columns of an absorbing block
+constexpr float kLog2e = 1.4426950408889634f;
+
+__device__ __forceinline__ void store_cache(void* cache, bool f32, std::int64_t i, float v) {
+  if (f32) static_cast<float*>(cache)[i] = v;
+  else static_cast<__nv_bfloat16*>(cache)[i] = __float2bfloat16_rn(v);
+}
+
+// -- q W_UK -------------------------------------------------------------------------------------------------------------
+
+// The block behind the heads: norm of the latent, append to the cache.
+__device__ __forceinline__ void finish_row(const AbsorbParams& p, int t, float* scratch) {
+  const AttentionShape& a = p.shape;
+  const int values = a.latent + a.rope;
+  float* row = p.kv_row + static_cast<std::int64_t>(t) * values;
+  const float inverse = inverse_rms(row, a.latent, p.eps, scratch);
+  const std::int64_t at = (static_cast<std::int64_t>(p.timeline[t]) * p.capacity + p.position[t]) * a.row;
+  for (int c = threadIdx.x; c < a.row; c += kThreads) {
+    float v = 0;
+    if (c < values) {
+      v = row[c];
+      if (c < a.latent) row[c] = v = __fmul_rn(__fmul_rn(v, inverse), p.norm_weight[c]);
+    }
+    store_cache(p.cache, p.cache_f32, at + c, v);
+  }
+}
+
+template <Code C, int TT>
+__global__ void __launch_bounds__(kThreads) absorb_kernel(const __grid_constant__ AbsorbParams p) {
+  constexpr int V = Vec<C>::kValues;
+  constexpr int kLanes = kChunk / V, kGroups = kThreads / kLanes;  // threads across columns, groups of rows
+  extern __shared__ float shared[];                                // q (TT, nope), then sums (kGroups, kChunk)
+  __shared__ float scratch[kWarps];
+  const AttentionShape& a = p.shape;
+  float* sums = shared + TT * a.nope;
+  let_next_start();
+  wait_for_previous();
+
+  const int head = blockIdx.x, first_row = static_cast<int>(blockIdx.z) * TT;
+  if (head == a.heads) {
+    if (blockIdx.y == 0)
+      for (int t = first_row; t < min(first_row + TT, p.rows); ++t) finish_row(p, t, scratch);
+    return;
+  }
+  const int head_dim = a.nope + a.rope;
+  for (int i = threadIdx.x; i < TT * a.nope; i += kThreads) {
+    const int t = min(first_row + i / a.nope, p.rows - 1);
+    shared[i] = p.q[(static_cast<std::int64_t>(t) * a.heads + head) * head_dim + i % a.nope];
+  }
+  __syncthreads();  // q is visible
+  const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
+  const int column = static_cast<int>(blockIdx.y) * kChunk + lane * V;
+  float sum[TT][V] = {};
+  if (column < a.latent) {
+#pragma unroll 4
+    for (int i = group; i < a.nope; i += kGroups) {
+      const int r = head * (a.nope + a.v) + i;
+      float w[V];
+      Vec<C>::decode(load_weights(p.kv_b.codes + static_cast<std::int64_t>(r) * p.kv_b.row_bytes + column / V * 16), w);
+      const float scale =
+          block_scale(p.kv_b.scale, p.kv_b.scale_cols, r + p.kv_b.row_shift, column + p.kv_b.col_shift);
+#pragma unroll
+      for (int t = 0; t < TT; ++t) {
+        const float q = __fmul_rn(shared[t * a.nope + i], scale);
+#pragma unroll
+        for (int k = 0; k < V; ++k) sum[t][k] = __fmaf_rn(q, w[k], sum[t][k]);
+      }
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < TT; ++t) {
+    __syncthreads();  // sums of the row before have been read
+#pragma unroll
+    for (int k = 0; k < V; ++k) sums[group * kChunk + lane * V + k] = sum[t][k];
+    __syncthreads();  // partial sums of all groups are visible
+    const int row = first_row + t;
+    if (row >= p.rows) break;
+    const std::int64_t out = (static_cast<std::int64_t>(row) * a.heads + head) * a.row;
+    const int c = static_cast<int>(blockIdx.y) * kChunk + threadIdx.x;
+    if (threadIdx.x < kChunk && c < a.latent) {
+      float total = 0;
+      for (int g = 0; g < kGroups; ++g) total = __fadd_rn(total, sums[g * kChunk + threadIdx.x]);
+      store_cache(p.q_absorbed, p.cache_f32, out + c, total);
+    }
+    if (blockIdx.y == 0)
+      for (int i = threadIdx.x; i < a.row - a.latent; i += kThreads) {
+        const float v =
+            i < a.rope ? p.q[(static_cast<std::int64_t>(row) * a.heads + head) * head_dim + a.nope + i] : 0.0f;
+        store_cache(p.q_absorbed, p.cache_f32, out + a.latent + i, v);
+      }
+  }
+}
+
+template <Code C, int TT>
+void launch_absorb(const Launch& on, const AbsorbParams& p) {
+  constexpr int kGroups = kThreads / (kChunk / Vec<C>::kValues);
+  const std::size_t shared = sizeof(float) * (TT * static_cast<std::size_t>(p.shape.nope) + kGroups * kChunk);
+  const dim3 grid(p.shape.heads + 1, (p.shape.latent + kChunk - 1) / kChunk, (p.rows + TT - 1) / TT);
+  launch_kernel(on, absorb_kernel<C, TT>, grid, kThreads, shared, p);
+}
+
+// -- scores, softmax, weighted sum --------------------------------------------------------------------------------------
+
+// Keys [begin, end) of a split; empty when the row has fewer splits.
+struct Span {
+  int begin, end;
+};
+__device__ __forceinline__ int span_keys(int position, int keys_per_round) {
+  return keys_per_round == 0 ? position + 1 : kTile * (position / keys_per_round + 1);
+}
+__device__ __forceinline__ Span split_span(int position, int keys_per_round, int split) {
+  const int keys = span_keys(position, keys_per_round);
+  const int begin = split * keys;
+  return {begin, min(begin + keys, position + 1)};
+}
+
+__device__ __forceinline__ void ldmatrix(std::uint32_t (&r)[4], const void* p) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&r)[4], const void* p) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+// c += a b, 16 x 8 x 16.
+__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+               "{%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// 16 bytes from global to shared memory; zeros when `valid` is false.
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+struct AttendShared {
+  int ld;  // values between rows of q and keys
+  __nv_bfloat16 *q, *keys, *p;
+  float *scores, *correction;
+};
+constexpr int kScoreRow = 36, kProbabilityRow = 40;
+
+__host__ __device__ constexpr int attend_ld(int row) { return (row + 15) / 16 * 16 + 8; }
+std::size_t attend_bytes(int row) {
+  return sizeof(__nv_bfloat16) * ((kHeadTile + kStages * kTile) * static_cast<std::size_t>(attend_ld(row)) +
+                                  kHeadTile * kProbabilityRow) +
+         sizeof(float) * (2 * kHeadTile * kScoreRow + 2 * kHeadTile);
+}
+
+__global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant__ AttendParams p) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  const AttentionShape& a = p.shape;
+  AttendShared s;
+  s.ld = attend_ld(a.row);
+  s.q = reinterpret_cast<__nv_bfloat16*>(memory);
+  s.keys = s.q + kHeadTile * s.ld;
+  s.p = s.keys + kStages * kTile * s.ld;
+  s.scores = reinterpret_cast<float*>(s.p + kHeadTile * kProbabilityRow);
+  s.correction = s.scores + 2 * kHeadTile * kScoreRow;
+  let_next_start();
+
+  const int split = blockIdx.x, group = blockIdx.y, t = blockIdx.z;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  // Positions are uploaded before the step's first kernel; cached keys older than this call's rows too.
+  const int position = p.position[t];
+  const Span span = split_span(position, p.keys_per_round, split);
+  if (span.begin >= span.end) {
+    wait_for_previous();  // completion of this kernel must imply its predecessor's
+    return;
+  }
+  const auto* cache = static_cast<const __nv_bfloat16*>(p.cache) +
+                      static_cast<std::int64_t>(p.timeline[t]) * p.capacity * a.row;
+  const int units = a.row / 8;  // of 16 bytes in a row
+  const auto load_tile = [&](int tile) {
+    __nv_bfloat16* to = s.keys + (tile % kStages) * kTile * s.ld;
+    const int first = span.begin + tile * kTile;
+    if (first < span.end)
+      for (int i = threadIdx.x; i < kTile * units; i += kThreads) {
+        const int key = i / units, unit = i % units;
+        const bool valid = first + key < span.end;
+        copy_async(to + key * s.ld + unit * 8,
+                   cache + static_cast<std::int64_t>(valid ? first + key : span.begin) * a.row + unit * 8, valid);
+      }
+    commit();
+  };
+  // Columns that pad a row to whole k-steps are zero in q and in every stage.
+  const int padding = (a.row + 15) / 16 * 16 - a.row;
+  for (int i = threadIdx.x; i < (kHeadTile + kStages * kTile) * padding; i += kThreads)
+    s.q[i / padding * s.ld + a.row + i % padding] = __float2bfloat16_rn(0.0f);
+
+  const int tiles = (span.end - span.begin + kTile - 1) / kTile;
+  const int oldest_new = position - p.rows + 1;  // no key before it is written by this call
+  int loaded = 0;
+  for (; loaded < kStages - 1 && span.begin + (loaded + 1) * kTile <= oldest_new; ++loaded) load_tile(loaded);
+  wait_for_previous();
+  const auto* q = static_cast<const __nv_bfloat16*>(p.q_absorbed) +
+                  (static_cast<std::int64_t>(t) * a.heads + group * kHeadTile) * a.row;
+  for (int i = threadIdx.x; i < kHeadTile * units; i += kThreads) {
+    const int head = i / units, unit = i % units;
+    uint4 v = make_uint4(0, 0, 0, 0);
+    if (group * kHeadTile + head < a.heads)
+      v = *reinterpret_cast<const uint4*>(q + static_cast<std::int64_t>(head) * a.row + unit * 8);
+    *reinterpret_cast<uint4*>(s.q + head * s.ld + unit * 8) = v;
+  }
+  for (; loaded < kStages - 1; ++loaded) load_tile(loaded);
+
+  const int k_steps = (a.row + 15) / 16, half = (k_steps + 1) / 2;
+  const int k_begin = warp / 4 == 0 ? 0 : half, k_end = warp / 4 == 0 ? half : k_steps;
+  const int latent_tiles = a.latent / 8, per_warp = (latent_tiles + kWarps - 1) / kWarps;
+  const int mine = min(max(latent_tiles - warp * per_warp, 0), per_warp);
+  float out[kMaxLatentTiles][4] = {};
+  // Softmax state of heads 2 warp and 2 warp + 1, the same in every lane; scores are in units of log 2.
+  float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+  const float scale = a.scale * kLog2e;
+
+  for (int tile = 0; tile < tiles; ++tile) {
+    wait_for_copies<kStages - 2>();
+    __syncthreads();  // this tile's keys (and q) are visible; the stage freed by tile - 1 may be overwritten
+    load_tile(tile + kStages - 1);
+    const __nv_bfloat16* keys = s.keys + (tile % kStages) * kTile * s.ld;
+    {
+      float score[2][4] = {};  // even and odd k-steps: two independent chains
+      const __nv_bfloat16* a_row = s.q + (lane % 16) * s.ld + lane / 16 * 8;
+      const __nv_bfloat16* b_row = keys + (warp % 4 * 8 + lane % 8) * s.ld + lane / 8 * 8;
+      for (int k = k_begin; k < k_end; k += 2) {
+        std::uint32_t b[4], x[4];
+        ldmatrix(b, b_row + k * 16);
+        ldmatrix(x, a_row + k * 16);
+        mma(score[0], x, b[0], b[1]);
+        if (k + 1 < k_end) {
+          ldmatrix(x, a_row + (k + 1) * 16);
+          mma(score[1], x, b[2], b[3]);
+        }
+      }
+      float* to = s.scores + (warp / 4 * kHeadTile + lane / 4) * kScoreRow + warp % 4 * 8 + lane % 4 * 2;
+      to[0] = score[0][0] + score[1][0];
+      to[1] = score[0][1] + score[1][1];
+      to[8 * kScoreRow] = score[0][2] + score[1][2];
+      to[8 * kScoreRow + 1] = score[0][3] + score[1][3];
+    }
+    __syncthreads();  // scores of both halves are visible
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int head = warp * 2 + i;
+      const bool valid = span.begin + tile * kTile + lane < span.end;
+      const float score = s.scores[head * kScoreRow + lane] + s.scores[(kHeadTile + head) * kScoreRow + lane];
+      const float z = valid ? score * scale : -INFINITY;
+      const float highest = fmaxf(maximum[i], warp_max(z));
+      const float probability = exp2f(z - highest);
+      const float correction = exp2f(maximum[i] - highest);  // 0 at first: the maximum was -inf
+      sum[i] = __fmaf_rn(sum[i], correction, warp_sum(probability));
+      maximum[i] = highest;
+      s.p[head * kProbabilityRow + lane] = __float2bfloat16_rn(probability);
+      if (lane == 0) s.correction[head] = correction;
+    }
+    __syncthreads();  // probabilities and corrections are visible
+    const float low = s.correction[lane / 4], high = s.correction[lane / 4 + 8];
+    std::uint32_t x[2][4];
+#pragma unroll
+    for (int k = 0; k < 2; ++k) ldmatrix(x[k], s.p + (lane % 16) * kProbabilityRow + k * 16 + lane / 16 * 8);
+#pragma unroll
+    for (int i = 0; i < kMaxLatentTiles; ++i) {
+      if (i >= mine) continue;
+      std::uint32_t b[4];
+      ldmatrix_transposed(b, keys + lane * s.ld + (warp * per_warp + i) * 8);
+      out[i][0] *= low, out[i][1] *= low, out[i][2] *= high, out[i][3] *= high;
+      mma(out[i], x[0], b[0], b[1]);
+      mma(out[i], x[1], b[2], b[3]);
+    }
+  }
+  wait_for_copies<0>();
+
+  const std::int64_t slot = static_cast<std::int64_t>(t) * p.max_splits + split;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int head = group * kHeadTile + warp * 2 + i;
+    if (lane == 0 && head < a.heads)
+      *reinterpret_cast<float2*>(p.partial_sum + (slot * a.heads + head) * 2) = make_float2(maximum[i], sum[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kMaxLatentTiles; ++i) {
+    if (i >= mine) continue;
+    const int column = (warp * per_warp + i) * 8 + lane % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int head = group * kHeadTile + lane / 4 + h * 8;
+      if (head < a.heads)
+        *reinterpret_cast<float2*>(p.partial_out + (slot * a.heads + head) * a.latent + column) =
+            make_float2(out[i][2 * h], out[i][2 * h + 1]);
+    }
+  }
+}
+
+// The same for an FP32 cache, on CUDA cores: one block per row, split and head.
+__global__ void __launch_bounds__(kThreads) attend_f32_kernel(const __grid_constant__ AttendParams p) {
+  extern __shared__ float q[];  // (row)
+  __shared__ float probability[kTile];
+  const AttentionShape& a = p.shape;
+  let_next_start();
+  wait_for_previous();
+  const int split = blockIdx.x, head = blockIdx.y, t = blockIdx.z;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const Span span = split_span(p.position[t], p.keys_per_round, split);
+  if (span.begin >= span.end) return;
+  const float* cache = static_cast<const float*>(p.cache) + static_cast<std::int64_t>(p.timeline[t]) * p.capacity * a.row;
+  const float* from = static_cast<const float*>(p.q_absorbed) + (static_cast<std::int64_t>(t) * a.heads + head) * a.row;
+  for (int c = threadIdx.x; c < a.row; c += kThreads) q[c] = from[c];
+  float out[2] = {0, 0}, maximum = -INFINITY, sum = 0;  // columns threadIdx.x and threadIdx.x + kThreads
+  for (int first = span.begin; first < span.end; first += kTile) {
+    __syncthreads();  // q is visible; probabilities of the tile before have been read
+    for (int k = warp; k < kTile; k += kWarps) {
+      float dot = 0;
+      if (first + k < span.end)
+        for (int c = lane; c < a.row; c += 32)
+          dot = __fmaf_rn(q[c], cache[static_cast<std::int64_t>(first + k) * a.row + c], dot);
+      dot = warp_sum(dot);
+      if (lane == 0) probability[k] = first + k < span.end ? dot * a.scale * kLog2e : -INFINITY;
+    }
+    __syncthreads();  // scores are visible
+    const float z = probability[lane];
+    const float highest = fmaxf(maximum, warp_max(z));
+    const float mine = exp2f(z - highest), correction = exp2f(maximum - highest);
+    sum = __fmaf_rn(sum, correction, warp_sum(mine));
+    maximum = highest;
+    __syncthreads();  // every warp has read the scores
+    if (warp == 0) probability[lane] = mine;
+    __syncthreads();  // probabilities are visible
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int c = threadIdx.x + i * kThreads;
+      if (c >= a.latent) continue;
+      float v = __fmul_rn(out[i], correction);
+      for (int k = 0; k < min(kTile, span.end - first); ++k)
+        v = __fmaf_rn(probability[k], cache[static_cast<std::int64_t>(first + k) * a.row + c], v);
+      out[i] = v;
+    }
+  }
+  const std::int64_t slot = (static_cast<std::int64_t>(t) * p.max_splits + split) * a.heads + head;
+  if (threadIdx.x == 0) p.partial_sum[slot * 2] = maximum, p.partial_sum[slot * 2 + 1] = sum;
+  for (int i = 0; i < 2; ++i)
+    if (const int c = threadIdx.x + i * kThreads; c < a.latent) p.partial_out[slot * a.latent + c] = out[i];
+}
+
+// -- combine, W_UV --------------------------------------------------------------------------------------------------------
+
+constexpr int kValueThreads = 512, kValueWarps = kValueThreads / 32;
+constexpr int kMaxSplitsOfRow = 128;
+constexpr int kPrefetched = 8;  // weight vectors a lane requests before the wait
+
+template <Code C>
+__global__ void __launch_bounds__(kValueThreads) value_kernel(const __grid_constant__ ValueParams p) {
+  constexpr int V = Vec<C>::kValues;
+  extern __shared__ float mixed[];  // (groups, latent): the combined latent, group 0 in the end
+  __shared__ float factor[kMaxSplitsOfRow];
+  const AttentionShape& a = p.shape;
+  let_next_start();
+  const int head = blockIdx.x;
+  const std::int64_t t = blockIdx.y;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first_row = head * (a.nope + a.v) + a.nope;
+  const int vectors = p.kv_b.row_bytes / 16, steps = (vectors + 31) / 32;
+  const int items = (a.v + kValueWarps - 1) / kValueWarps * steps;  // (row of this warp, step)
+
+  const auto load = [&](uint4 (&w)[kPrefetched], float (&scale)[kPrefetched], int first) {
+#pragma unroll
+    for (int i = 0; i < kPrefetched; ++i) {
+      const int item = first + i, r = warp + item / steps * kValueWarps, vector = item % steps * 32 + lane;
+      const bool inside = item < items && r < a.v && vector < vectors;
+      w[i] = inside ? load_weights(p.kv_b.codes + static_cast<std::int64_t>(first_row + r) * p.kv_b.row_bytes + vector * 16)
+                    : make_uint4(0, 0, 0, 0);
+      scale[i] = inside ? block_scale(p.kv_b.scale, p.kv_b.scale_cols, first_row + r + p.kv_b.row_shift,
+                                      vector * V + p.kv_b.col_shift)
+                        : 0.0f;
+    }
+  };
+  uint4 w[kPrefetched];
+  float scale[kPrefetched];
+  load(w, scale, 0);
+  wait_for_previous();
+
+  const int position = p.position[t];
+  const int keys = span_keys(position, p.keys_per_round), splits = position / keys + 1;
+  const float* sums = p.partial_sum + (t * p.max_splits * a.heads + head) * 2;
+  if (warp == 0) {
+    float highest = -INFINITY;
+    for (int s = lane; s < splits; s += 32) highest = fmaxf(highest, sums[static_cast<std::int64_t>(s) * a.heads * 2]);
+    highest = warp_max(highest);
+    float total = 0;
+    for (int s = lane; s < splits; s += 32) {
+      const float2 v = *reinterpret_cast<const float2*>(sums + static_cast<std::int64_t>(s) * a.heads * 2);
+      factor[s] = exp2f(v.x - highest);
+      total = __fmaf_rn(factor[s], v.y, total);
+    }
+    total = warp_sum(total);
+    for (int s = lane; s < splits; s += 32) factor[s] = __fdiv_rn(factor[s], total);
+  }
+  __syncthreads();  // factors are visible
+  // Groups of threads take every groups-th split, then groups are added in order: the same order at every T.
+  const int quads = a.latent / 4, groups = max(kValueThreads / quads, 1);
+  for (int i = threadIdx.x; i < groups * quads; i += kValueThreads) {
+    const int group = i / quads, quad = i % quads;
+    float4 sum = make_float4(0, 0, 0, 0);
+    const float* from = p.partial_out + (t * p.max_splits * a.heads + head) * a.latent + quad * 4;
+#pragma unroll 4
+    for (int s = group; s < splits; s += groups) {
+      const float4 v = *reinterpret_cast<const float4*>(from + static_cast<std::int64_t>(s) * a.heads * a.latent);
+      const float f = factor[s];
+      sum.x = __fmaf_rn(f, v.x, sum.x), sum.y = __fmaf_rn(f, v.y, sum.y);
+      sum.z = __fmaf_rn(f, v.z, sum.z), sum.w = __fmaf_rn(f, v.w, sum.w);
+    }
+    *reinterpret_cast<float4*>(mixed + group * a.latent + quad * 4) = sum;
+  }
+  __syncthreads();  // sums of all groups are visible
+  for (int c = threadIdx.x; c < a.latent; c += kValueThreads) {
+    float sum = mixed[c];
+    for (int g = 1; g < groups; ++g) sum = __fadd_rn(sum, mixed[g * a.latent + c]);
+    mixed[c] = sum;  // only this thread reads column c
+  }
+  __syncthreads();  // the combined latent is visible
+
+  float* out = p.attn + (t * a.heads + head) * a.v;
+  float sum = 0;
+  for (int first = 0; first < items; first += kPrefetched) {
+    if (first > 0) load(w, scale, first);
+#pragma unroll
+    for (int i = 0; i < kPrefetched; ++i) {
+      const int item = first + i, step = item % steps;
+      if (item >= items) break;
+      float decoded[V], dot = 0;
+      Vec<C>::decode(w[i], decoded);
+      const int column = (step * 32 + lane) * V;
+      if (column < a.latent) {
+#pragma unroll
+        for (int k = 0; k < V; k += 4) {
+          const float4 x = *reinterpret_cast<const float4*>(mixed + column + k);
+          dot = __fmaf_rn(decoded[k], x.x, dot), dot = __fmaf_rn(decoded[k + 1], x.y, dot);
+          dot = __fmaf_rn(decoded[k + 2], x.z, dot), dot = __fmaf_rn(decoded[k + 3], x.w, dot);
+        }
+      }
+      sum = __fmaf_rn(dot, scale[i], sum);
+      if (step + 1 < steps) continue;
+      sum = warp_sum(sum);
+      const int r = warp + item / steps * kValueWarps;
+      if (lane == 0 && r < a.v) out[r] = sum;
+      sum = 0;
+    }
+  }
+}
+
+template <Code C>
+void launch_value(const Launch& on, const ValueParams& p) {
+  const int groups = std::max(kValueThreads / (p.shape.latent / 4), 1);
+  launch_kernel(on, value_kernel<C>, dim3(p.shape.heads, p.rows), kValueThreads,
+                sizeof(float) * static_cast<std::size_t>(groups) * p.shape.latent, p);
+}
+
+}  // namespace
+
+void absorb_query(const Launch& on, const AbsorbParams& p) {
+  if (p.rows == 0) return;
+  const bool many = p.rows > 8;
+  switch (p.kv_b.code) {
+    case Code::e4m3: return many ? launch_absorb<Code::e4m3, 4>(on, p) : launch_absorb<Code::e4m3, 1>(on, p);
+    case Code::bf16: return many ? launch_absorb<Code::bf16, 4>(on, p) : launch_absorb<Code::bf16, 1>(on, p);
+    case Code::f32: return many ? launch_absorb<Code::f32, 4>(on, p) : launch_absorb<Code::f32, 1>(on, p);
+  }
+}
+
+void attend_split_kv(const Launch& on, const AttendParams& p) {
+  if (p.rows == 0) return;
+  if (p.cache_f32)
+    return launch_kernel(on, attend_f32_kernel, dim3(p.max_splits, p.shape.heads, p.rows), kThreads,
+                         sizeof(float) * p.shape.row, p);
+  launch_kernel(on, attend_kernel, dim3(p.max_splits, (p.shape.heads + kHeadTile - 1) / kHeadTile, p.rows), kThreads,
+                attend_bytes(p.shape.row), p);
+}
+
+void combine_project_value(const Launch& on, const ValueParams& p) {
+  if (p.rows == 0) return;
+  switch (p.kv_b.code) {
+    case Code::e4m3: return launch_value<Code::e4m3>(on, p);
+    case Code::bf16: return launch_value<Code::bf16>(on, p);
+    case Code::f32: return launch_value<Code::f32>(on, p);
+  }
+}
+
+}  // namespace fathom::cuda

@@ -1,0 +1,799 @@
+#include "cuda/forward.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "src/base/error.h"
+
+namespace fathom::cuda {
+namespace {
+
+constexpr std::uint64_t kStagingBytes = std::uint64_t{4} << 20;
+
+Round round_for(ActivationType t, bool ue8m0) {
+  switch (t) {
+    case ActivationType::f32: return Round::none;
+    case ActivationType::bf16: return Round::bf16;
+    case ActivationType::fp8: break;
+  }
+  return ue8m0 ? Round::fp8_ue8m0 : Round::fp8;
+}
+
+constexpr int padded(int cols) { return (cols + 15) / 16 * 16; }
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(Exit::unsupported, what, "use --backend cpu"); }
+
+DeviceInfo find_device(int ordinal) {
+  std::string why;
+  for (const DeviceInfo& d : devices(&why))
+    if (d.ordinal == ordinal) return d;
+  if (why.empty()) why = fmt::format("there is no usable GPU {}", ordinal);
+  refuse("CUDA: " + why);
+}
+
+}  // namespace
+
+// -- construction -------------------------------------------------------------------------------------------------------
+
+CudaForward::CudaForward(const Config& config, const Weights& weights, const ForwardOptions& options)
+    : config_(config),
+      options_(options),
+      rope_(make_rope(config)),
+      softmax_scale_(softmax_scale(config)),
+      heads_(weights.heads) {
+  check_shapes();
+  device_ = find_device(options.device);
+  FATHOM_CUDA(cudaSetDevice(options.device));
+  placement_ = place(config, weights, {options.numerics, options.capacity, options.timelines, options.mtp, options.rank});
+  std::size_t free_bytes = 0, total = 0;
+  FATHOM_CUDA(cudaMemGetInfo(&free_bytes, &total));
+  require_fit(placement_, free_bytes, device_.name);
+
+  stream_ = make_stream();
+  on_ = {stream_.get(), device_.multiprocessors, device_.major >= 9};
+  weights_ = load_weights(weights, rope_.frequency,
+                          {placement_.weights, options.progress, options.random_weights, device_.multiprocessors});
+  cache_ = Arena(placement_.cache);
+  cache_layer_bytes_ = static_cast<std::uint64_t>(options.timelines) * static_cast<std::uint64_t>(options.capacity) *
+                       static_cast<std::uint64_t>(device_row_values(config)) *
+                       (options.numerics.cache == CacheType::f32 ? 4u : 2u);
+  workspace_ = Arena(placement_.workspace);
+  for (std::size_t i = 0; i < work_.size(); ++i)
+    work_[i] = placement_.work[i] == 0 ? nullptr : workspace_.take(placement_.work[i]);
+  staging_ = Pinned(std::max<std::uint64_t>(kStagingBytes, placement_.work[static_cast<std::size_t>(Work::logits)]));
+  // Whatever a kernel reads was written by one: zeroed memory only makes a mistake repeatable.
+  FATHOM_CUDA(cudaMemsetAsync(cache_.data(), 0, cache_.size(), stream_.get()));
+  FATHOM_CUDA(cudaMemsetAsync(workspace_.data(), 0, workspace_.size(), stream_.get()));
+  synchronize();
+}
+
+CudaForward::~CudaForward() {
+  if (!lost()) (void)cudaStreamSynchronize(stream_.get());
+}
+
+void CudaForward::check_shapes() const {
+  const Config& c = config_;
+  if (options_.rank.count != 1) refuse("tensor parallelism over several GPUs is not available yet");
+  if (options_.numerics.cache == CacheType::fp8) refuse("--cache fp8 is not available yet");
+  if (c.kv_lora_rank % 16 != 0 || c.kv_lora_rank > 512)
+    refuse(fmt::format("kv_lora_rank {}: the CUDA kernels take multiples of 16 up to 512", c.kv_lora_rank));
+  if (c.qk_rope_head_dim % 2 != 0 || c.qk_nope_head_dim % 2 != 0)
+    refuse(fmt::format("qk_nope_head_dim {} and qk_rope_head_dim {}: the CUDA kernels take even numbers",
+                       c.qk_nope_head_dim, c.qk_rope_head_dim));
+  if (c.router.n_routed_experts > 1024 || c.router.num_experts_per_tok > 32 || c.router.n_group > 64)
+    refuse(fmt::format("{} experts in {} groups, {} per token: the CUDA kernels take up to 1024, 64 and 32",
+                       c.router.n_routed_experts, c.router.n_group, c.router.num_experts_per_tok));
+}
+
+std::string CudaForward::describe() const { return device_.name; }
+
+// -- parameters that several stages share ---------------------------------------------------------------------------------
+
+CudaForward::Pass CudaForward::pass_for(Role role, int rows) const {
+  Pass p;
+  p.rows = rows;
+  const bool prompt = role == Role::prompt;
+  const Numerics& n = options_.numerics;
+  p.round = round_for(prompt ? n.prompt_activations : n.generated_activations, config_.ue8m0_activations);
+  p.tensor_cores = prompt && p.round != Round::none && weights_.tensor_cores;
+  if (!prompt) {
+    p.splits = max_splits(heads_);
+    p.keys_per_round = kKeyTile * p.splits;
+  }
+  return p;
+}
+
+const DeviceLayer& CudaForward::layer(int index) const {
+  const int main = config_.num_hidden_layers;
+  return index < main ? weights_.layers[static_cast<std::size_t>(index)]
+                      : weights_.mtp[static_cast<std::size_t>(index - main)].layer;
+}
+
+void* CudaForward::cache_of(int index) const {
+  return cache_.data() + static_cast<std::uint64_t>(index) * cache_layer_bytes_;
+}
+
+AttentionShape CudaForward::attention_shape() const {
+  const Config& c = config_;
+  return {heads_,         c.qk_nope_head_dim,        c.qk_rope_head_dim, c.v_head_dim,
+          c.kv_lora_rank, device_row_values(config_), softmax_scale_};
+}
+
+Rotation CudaForward::rotation(int head_dim) const {
+  return {work<std::int32_t>(Work::rows) + kPromptChunk, weights_.rope_frequency, rope_.magnitude, head_dim,
+          config_.qk_rope_head_dim};
+}
+
+Input CudaForward::normed(const float* weight, Round round) const {
+  return {work<float>(Work::x), config_.hidden_size, config_.hidden_size, weight, config_.rms_norm_eps, round, nullptr};
+}
+
+RouterParams CudaForward::router_params(const DeviceLayer& l) const {
+  const RouterRule& r = config_.router;
+  RouterParams p;
+  p.logits = work<float>(Work::router_logits);
+  p.bias = l.e_score_correction_bias;
+  p.experts = r.n_routed_experts;
+  p.chosen = r.num_experts_per_tok;
+  if (r.topk_method != TopkMethod::greedy) p.groups = r.n_group, p.groups_kept = r.topk_group;
+  p.sigmoid = r.scoring_func == ScoringFunc::sigmoid;
+  p.group_sum = r.topk_method == TopkMethod::noaux_tc;
+  p.normalise = r.norm_topk_prob;
+  p.factor = r.routed_scaling_factor;
+  p.ids = work<std::int32_t>(Work::expert_ids);
+  p.weights = work<float>(Work::expert_weights);
+  return p;
+}
+
+// -- operands of prompt GEMMs ---------------------------------------------------------------------------------------------
+
+// The operand buffer has two parts: the normed rows, which several products read, and another operand behind them.
+void CudaForward::operand(const Pass& pass, const Input& in, int rows, bool second) {
+  OperandParams p{.input = in, .rows = rows};
+  const std::int64_t first = std::int64_t{kPromptChunk} * padded(config_.hidden_size);
+  const std::int64_t first_scales = std::int64_t{kPromptChunk} * ((config_.hidden_size + 127) / 128);
+  p.out = work<__nv_bfloat16>(Work::input) + (second ? first : 0);
+  if (pass.round == Round::fp8 || pass.round == Round::fp8_ue8m0)
+    p.scale = work<float>(Work::input_scale) + (second ? first_scales : 0);
+  p.input.round = pass.round;
+  make_operand(on_, p);
+}
+
+GemmParams CudaForward::gemm_params(const Matrix& w, bool second) const {
+  GemmParams p;
+  p.w = w;
+  p.a = work<__nv_bfloat16>(Work::input) + (second ? std::int64_t{kPromptChunk} * padded(config_.hidden_size) : 0);
+  p.a_stride = padded(w.cols);
+  if (options_.numerics.prompt_activations == ActivationType::fp8)
+    p.a_scale = work<float>(Work::input_scale) +
+                (second ? std::int64_t{kPromptChunk} * ((config_.hidden_size + 127) / 128) : 0);
+  p.scale_stride = (w.cols + 127) / 128;
+  return p;
+}
+
+// -- stages ---------------------------------------------------------------------------------------------------------------
+
+void CudaForward::embed_rows(const Pass& pass, Stack stack) {
+  // The first kernel of a step waits for everything before it, so that no kernel of this step overlaps the last one.
+  Launch whole = on_;
+  whole.dependent = false;
+  embed(whole, {stack == Stack::main ? weights_.embed_tokens : weights_.mtp[0].embed_tokens,
+                work<std::int32_t>(Work::rows), work<float>(Work::x), config_.hidden_size, pass.rows});
+}
+
+// Reads hidden_in from `delta`.
+void CudaForward::mtp_input(const Pass& pass) {
+  embed_rows(pass, Stack::mtp);
+  const DeviceMtp& m = weights_.mtp[0];
+  const int hidden = config_.hidden_size;
+  float* both = work<float>(Work::mtp_input);
+  rms_norm(on_, {normed(m.enorm, Round::none), both, 2 * std::int64_t{hidden}, pass.rows});
+  Input in = normed(m.hnorm, Round::none);
+  in.x = work<float>(Work::delta);
+  rms_norm(on_, {in, both + hidden, 2 * std::int64_t{hidden}, pass.rows});
+  GemvParams p;
+  p.segment[0] = {m.eh_proj, work<float>(Work::x), hidden, {}};
+  p.input = {both, 2 * std::int64_t{hidden}, 2 * hidden, nullptr, 0, Round::none, nullptr};
+  p.rows = pass.rows;
+  gemv(on_, p);
+}
+
+// AttnNorm, Latents up to the norm of the latent, Query.
+void CudaForward::project(const Pass& pass, const DeviceLayer& l) {
+  const Config& c = config_;
+  const std::int64_t q_stride = std::int64_t{heads_} * c.qk_head_dim();
+  Segment q{l.q_proj, work<float>(Work::q), q_stride, rotation(c.qk_head_dim())};
+  // The rotated key is the end of the one "head" that the whole latent row is.
+  const Segment kv{l.kv_a_proj, work<float>(Work::kv_row), c.kv_row(), rotation(c.kv_row())};
+  GemvParams p;
+  p.rows = pass.rows;
+  p.segments = 2;
+  p.input = normed(l.input_layernorm, pass.round);
+  p.segment[1] = kv;
+  p.segment[0] = c.q_lora_rank > 0 ? Segment{l.q_a_proj, work<float>(Work::q_latent), c.q_lora_rank, {}} : q;
+  gemv(on_, p);
+  if (c.q_lora_rank == 0) return;
+  p.segments = 1;
+  p.segment[0] = q;
+  p.input = {work<float>(Work::q_latent), c.q_lora_rank, c.q_lora_rank, l.q_a_layernorm, c.rms_norm_eps, pass.round,
+             nullptr};
+  gemv(on_, p);
+}
+
+void CudaForward::project_gemm(const Pass& pass, const DeviceLayer& l) {
+  const Config& c = config_;
+  const std::int64_t q_stride = std::int64_t{heads_} * c.qk_head_dim();
+  const auto product = [&](const Matrix& w, bool second, Work out, std::int64_t stride) {
+    GemmParams p = gemm_params(w, second);
+    p.rows = pass.rows;
+    p.out = work<float>(out);
+    p.out_stride = stride;
+    gemm(on_, p);
+  };
+  operand(pass, normed(l.input_layernorm, pass.round), pass.rows, false);
+  product(l.kv_a_proj, false, Work::kv_row, c.kv_row());
+  if (c.q_lora_rank > 0) {
+    product(l.q_a_proj, false, Work::q_latent, c.q_lora_rank);
+    operand(pass,
+            {work<float>(Work::q_latent), c.q_lora_rank, c.q_lora_rank, l.q_a_layernorm, c.rms_norm_eps, pass.round,
+             nullptr},
+            pass.rows, true);
+    product(l.q_proj, true, Work::q, q_stride);
+  } else {
+    product(l.q_proj, false, Work::q, q_stride);
+  }
+  rotate(on_, work<float>(Work::kv_row), c.kv_row(), c.kv_row(), rotation(c.kv_row()), pass.rows);
+  rotate(on_, work<float>(Work::q), q_stride, static_cast<int>(q_stride), rotation(c.qk_head_dim()), pass.rows);
+}
+
+void CudaForward::attend(const Pass& pass, int index) {
+  const DeviceLayer& l = layer(index);
+  if (pass.tensor_cores) project_gemm(pass, l);
+  else project(pass, l);
+  const std::int32_t* rows = work<std::int32_t>(Work::rows);
+  const bool f32 = options_.numerics.cache == CacheType::f32;
+  const AttentionShape shape = attention_shape();
+  absorb_query(on_, {.shape = shape,
+                     .kv_b = l.kv_b_proj,
+                     .q = work<float>(Work::q),
+                     .kv_row = work<float>(Work::kv_row),
+                     .norm_weight = l.kv_a_layernorm,
+                     .eps = config_.rms_norm_eps,
+                     .position = rows + kPromptChunk,
+                     .timeline = rows + 2 * kPromptChunk,
+                     .cache = cache_of(index),
+                     .capacity = options_.capacity,
+                     .cache_f32 = f32,
+                     .q_absorbed = work<void>(Work::q_absorbed),
+                     .rows = pass.rows});
+  attend_split_kv(on_, {.shape = shape,
+                        .q_absorbed = work<void>(Work::q_absorbed),
+                        .cache = cache_of(index),
+                        .capacity = options_.capacity,
+                        .cache_f32 = f32,
+                        .position = rows + kPromptChunk,
+                        .timeline = rows + 2 * kPromptChunk,
+                        .max_splits = pass.splits,
+                        .keys_per_round = pass.keys_per_round,
+                        .partial_sum = work<float>(Work::partial_sum),
+                        .partial_out = work<float>(Work::partial_out),
+                        .rows = pass.rows});
+  combine_project_value(on_, {.shape = shape,
+                              .kv_b = l.kv_b_proj,
+                              .position = rows + kPromptChunk,
+                              .max_splits = pass.splits,
+                              .keys_per_round = pass.keys_per_round,
+                              .partial_sum = work<float>(Work::partial_sum),
+                              .partial_out = work<float>(Work::partial_out),
+                              .attn = work<float>(Work::attn),
+                              .rows = pass.rows});
+}
+
+// x += delta, over all ranks.
+void CudaForward::reduce_into_x(const Pass& pass) {
+  const std::int64_t n = std::int64_t{pass.rows} * config_.hidden_size;
+  exchange_->reduce(stream_.get(), options_.rank, work<float>(Work::delta), n);
+  add(on_, work<float>(Work::x), work<float>(Work::delta), n);
+}
+
+void CudaForward::attn_out(const Pass& pass, const DeviceLayer& l) {
+  const int cols = heads_ * config_.v_head_dim;
+  const bool direct = exchange_ == nullptr;
+  float* out = work<float>(direct ? Work::x : Work::delta);
+  const Input in{work<float>(Work::attn), cols, cols, nullptr, 0, pass.round, nullptr};
+  if (pass.tensor_cores) {
+    operand(pass, in, pass.rows, true);
+    GemmParams p = gemm_params(l.o_proj, true);
+    p.rows = pass.rows;
+    p.out = out;
+    p.out_stride = config_.hidden_size;
+    p.add = direct;
+    gemm(on_, p);
+  } else {
+    GemvParams p;
+    p.segment[0] = {l.o_proj, out, config_.hidden_size, {}};
+    p.input = in;
+    p.rows = pass.rows;
+    p.add = direct;
+    gemv(on_, p);
+  }
+  if (!direct) reduce_into_x(pass);
+}
+
+void CudaForward::route(const Pass& pass, const DeviceLayer& l) {
+  GemvParams p;
+  p.segment[0] = {l.router, work<float>(Work::router_logits), config_.router.n_routed_experts, {}};
+  p.input = normed(l.post_attention_layernorm, Round::none);
+  p.rows = pass.rows;
+  gemv(on_, p);
+  if (!pass.choose_inside) choose_experts(on_, router_params(l), pass.rows);
+}
+
+void CudaForward::experts(const Pass& pass, const DeviceLayer& l) {
+  const int slots = config_.router.num_experts_per_tok, inner = l.expert.gate.rows;
+  const bool direct = exchange_ == nullptr;
+  const std::int64_t stride = std::int64_t{slots} * inner + l.shared.gate.rows;
+  GateUpParams g;
+  g.gate = l.expert.gate;
+  g.up = l.expert.up;
+  g.experts = l.experts;
+  g.expert_count = l.expert_count;
+  g.ids = work<std::int32_t>(Work::expert_ids);
+  g.slots = slots;
+  if (pass.choose_inside) g.router = router_params(l);
+  g.shared_gate = l.shared.gate;
+  g.shared_up = l.shared.up;
+  g.input = normed(l.post_attention_layernorm, pass.round);
+  g.hidden = work<float>(Work::hidden);
+  g.hidden_stride = stride;
+  g.rows = pass.rows;
+  gate_up(on_, g);
+  DownParams d;
+  d.down = l.expert.down;
+  d.experts = l.experts;
+  d.expert_count = l.expert_count;
+  d.ids = g.ids;
+  d.weights = work<float>(Work::expert_weights);
+  d.slots = slots;
+  d.shared_down = l.shared.down;
+  d.hidden = g.hidden;
+  d.hidden_stride = stride;
+  d.round = pass.round;
+  d.out = work<float>(direct ? Work::x : Work::delta);
+  d.out_stride = config_.hidden_size;
+  d.add = direct;
+  d.rows = pass.rows;
+  down_combine(on_, d);
+  if (!direct) reduce_into_x(pass);
+}
+
+// A dense or shared MLP: added to x, or written to delta.
+void CudaForward::mlp(const Pass& pass, const DeviceLayer& l, const DeviceMlp& m, bool to_x) {
+  float* out = work<float>(to_x ? Work::x : Work::delta);
+  float* hidden = work<float>(Work::hidden);
+  if (!pass.tensor_cores) {
+    GateUpParams g;
+    g.shared_gate = m.gate;
+    g.shared_up = m.up;
+    g.input = normed(l.post_attention_layernorm, pass.round);
+    g.hidden = hidden;
+    g.hidden_stride = m.gate.rows;
+    g.rows = pass.rows;
+    gate_up(on_, g);
+    GemvParams p;
+    p.segment[0] = {m.down, out, config_.hidden_size, {}};
+    p.input = {hidden, m.gate.rows, m.gate.rows, nullptr, 0, pass.round, nullptr};
+    p.rows = pass.rows;
+    p.add = to_x;
+    gemv(on_, p);
+    return;
+  }
+  GemmParams g = gemm_params(m.gate, false);
+  g.up = m.up;
+  g.rows = pass.rows;
+  g.out = hidden;
+  g.out_stride = m.gate.rows;
+  gemm(on_, g);
+  operand(pass, {hidden, m.gate.rows, m.gate.rows, nullptr, 0, pass.round, nullptr}, pass.rows, true);
+  GemmParams d = gemm_params(m.down, true);
+  d.rows = pass.rows;
+  d.out = out;
+  d.out_stride = config_.hidden_size;
+  d.add = to_x;
+  gemm(on_, d);
+}
+
+void CudaForward::experts_gemm(const Pass& pass, const DeviceLayer& l) {
+  const int slots = config_.router.num_experts_per_tok, inner = l.expert.gate.rows;
+  const int pairs = pass.rows * slots;
+  operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
+  const bool shared = l.shared.gate.rows > 0;
+  if (shared) mlp(pass, l, l.shared, false);  // into delta
+
+  const int tiles = (pairs + kGemmRows - 1) / kGemmRows + l.expert_count;
+  int* base = work<int>(Work::tiles);
+  TilesParams t;
+  t.ids = work<std::int32_t>(Work::expert_ids);
+  t.pairs = pairs;
+  t.experts = l.expert_count;
+  t.sorted = base;
+  t.tile_expert = base + kPromptChunk * slots;
+  t.tile_begin = t.tile_expert + tiles;
+  t.tile_count = t.tile_begin + tiles;
+  t.tiles = tiles;
+  sort_by_expert(on_, t);
+
+  const auto gather = [&](GemmParams& p, int which, int divisor) {
+    p.experts = l.experts;
+    p.which = which;
+    p.tile_expert = t.tile_expert;
+    p.tile_begin = t.tile_begin;
+    p.tile_count = t.tile_count;
+    p.tiles = tiles;
+    p.sorted = t.sorted;
+    p.input_divisor = divisor;
+    p.rows = pairs;
+  };
+  float* hidden = work<float>(Work::hidden);
+  GemmParams g = gemm_params(l.expert.gate, false);
+  g.up = l.expert.up;
+  gather(g, 0, slots);
+  g.out = hidden;
+  g.out_stride = inner;
+  gemm(on_, g);
+  operand(pass, {hidden, inner, inner, nullptr, 0, pass.round, nullptr}, pairs, true);
+  GemmParams d = gemm_params(l.expert.down, true);
+  gather(d, 2, 1);
+  d.out_bf16 = work<__nv_bfloat16>(Work::expert_out);
+  d.out_stride = config_.hidden_size;
+  gemm(on_, d);
+  CombineParams c;
+  c.expert_out = d.out_bf16;
+  c.weights = work<float>(Work::expert_weights);
+  c.slots = slots;
+  c.shared = shared ? work<float>(Work::delta) : nullptr;
+  c.x = work<float>(Work::x);
+  c.hidden = config_.hidden_size;
+  c.rows = pass.rows;
+  combine(on_, c);
+}
+
+// Logits of the first `rows` rows, or of the rows whose indices were set.
+void CudaForward::logits(const Pass&, Stack stack, int rows, bool indexed) {
+  const bool main = stack == Stack::main;
+  GemvParams p;
+  p.segment[0] = {main ? weights_.lm_head : weights_.mtp[0].head, work<float>(Work::logits), config_.vocab_size, {}};
+  p.input = normed(main ? weights_.norm : weights_.mtp[0].norm, Round::none);
+  if (indexed) p.input.row_index = work<std::int32_t>(Work::rows) + 3 * kPromptChunk;
+  p.rows = rows;
+  gemv(on_, p);
+}
+
+bool CudaForward::run(Stack stack, Step step, Role role) {
+  const Pass pass = pass_for(role, rows_);
+  switch (step.stage) {
+    case Stage::Embed: embed_rows(pass, stack); return true;
+    case Stage::MtpInput: mtp_input(pass); return true;
+    case Stage::Attend: attend(pass, step.layer); return true;
+    case Stage::AttnReduce: attn_out(pass, layer(step.layer)); return true;
+    case Stage::Route: route(pass, layer(step.layer)); return true;
+    case Stage::FfnReduce: {
+      const DeviceLayer& l = layer(step.layer);
+      if (l.expert_count == 0) {
+        if (pass.tensor_cores) operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
+        mlp(pass, l, l.dense, exchange_ == nullptr);
+        if (exchange_ != nullptr) reduce_into_x(pass);
+      } else if (pass.tensor_cores) {
+        experts_gemm(pass, l);
+      } else {
+        experts(pass, l);
+      }
+      return true;
+    }
+    case Stage::Logits: logits(pass, stack, std::min(pass.rows, kLogitRows), false); return true;
+    default: return false;
+  }
+}
+
+// -- whole steps ------------------------------------------------------------------------------------------------------------
+
+void CudaForward::all_layers(const Pass& pass, Stack stack) {
+  for (const Step& s : stage_list(config_, stack)) {
+    if (s.stage == Stage::Logits) continue;
+    if (s.stage == Stage::Route) {
+      route(pass, layer(s.layer));
+    } else if (s.stage == Stage::FfnReduce && pass.choose_inside && layer(s.layer).expert_count > 0) {
+      experts(pass, layer(s.layer));
+    } else {
+      run(stack, s, role_);
+    }
+  }
+}
+
+void CudaForward::run_layers(const Pass& pass, const ForwardCall& call, bool all_logits) {
+  const bool graphed = options_.graph && call.rows.front().role == Role::generated;
+  if (!graphed) {
+    all_layers(pass, call.stack);
+    if (all_logits) logits(pass, call.stack, pass.rows, false);
+    return;
+  }
+  GraphExec& exec = graphs_[{call.stack, pass.rows, all_logits}];
+  if (!exec) {
+    FATHOM_CUDA(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t captured = nullptr;
+    try {
+      all_layers(pass, call.stack);
+      if (all_logits) logits(pass, call.stack, pass.rows, false);
+    } catch (...) {
+      (void)cudaStreamEndCapture(stream_.get(), &captured);
+      const Graph dropped(captured);
+      throw;
+    }
+    FATHOM_CUDA(cudaStreamEndCapture(stream_.get(), &captured));
+    const Graph graph(captured);
+    cudaGraphExec_t e = nullptr;
+    FATHOM_CUDA(cudaGraphInstantiate(&e, graph.get(), 0));
+    exec = GraphExec(e);
+  }
+  FATHOM_CUDA(cudaGraphLaunch(exec.get(), stream_.get()));
+}
+
+ForwardResult CudaForward::forward(const ForwardCall& call) {
+  if (call.stack == Stack::mtp && weights_.mtp.empty())
+    fail(Exit::failure, "the MTP stack was asked for, but its weights were not loaded");
+  FATHOM_CUDA(cudaSetDevice(options_.device));
+  ForwardResult result;
+  result.logits.reserve(call.logit_rows.size() * static_cast<std::size_t>(config_.vocab_size));
+  std::size_t logit = 0, hidden = 0;
+  const int total = static_cast<int>(call.rows.size());
+  for (int begin = 0; begin < total;) {
+    if (begin > 0 && stop_requested && stop_requested()) throw Error(Exit::interrupted, "stopped");
+    const Role role = call.rows[static_cast<std::size_t>(begin)].role;
+    const int most = role == Role::prompt ? kPromptChunk : kGeneratedRows;
+    int end = begin;
+    while (end < total && end - begin < most && call.rows[static_cast<std::size_t>(end)].role == role) ++end;
+    chunk(call, begin, end, result, logit, hidden);
+    begin = end;
+  }
+  return result;
+}
+
+// Rows [begin, end) of a call. `logit`, `hidden`: how many of the wanted rows lie before.
+void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResult& result, std::size_t& logit,
+                        std::size_t& hidden) {
+  const auto count = static_cast<std::size_t>(end - begin);
+  const auto rows = call.rows.subspan(static_cast<std::size_t>(begin), count);
+  const auto within = [&](std::span<const int> wanted, std::size_t& from) {
+    std::vector<int> here;
+    for (; from < wanted.size() && wanted[from] < end; ++from) here.push_back(wanted[from] - begin);
+    return here;
+  };
+  set_rows(rows);
+  if (call.stack == Stack::mtp)
+    write(Work::delta, call.hidden_in.subspan(static_cast<std::size_t>(begin) * static_cast<std::size_t>(config_.hidden_size),
+                                              count * static_cast<std::size_t>(config_.hidden_size)));
+  const std::vector<int> logit_rows = within(call.logit_rows, logit), hidden_rows = within(call.hidden_rows, hidden);
+  Pass pass = pass_for(rows.front().role, static_cast<int>(count));
+  pass.choose_inside = !pass.tensor_cores && rows.front().role == Role::generated;
+  const bool all = rows.front().role == Role::generated && logit_rows.size() == count;
+  run_layers(pass, call, all);
+  if (!logit_rows.empty()) collect_logits(pass, call.stack, logit_rows, all, result);
+  if (!hidden_rows.empty()) collect_hidden(pass, call.stack, hidden_rows, result);
+  synchronize();
+}
+
+void CudaForward::collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed,
+                                 ForwardResult& result) {
+  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+  for (std::size_t first = 0; first < wanted.size(); first += kLogitRows) {
+    const std::size_t count = std::min<std::size_t>(kLogitRows, wanted.size() - first);
+    if (!computed) {
+      set_wanted(wanted.subspan(first, count));
+      logits(pass, stack, static_cast<int>(count), true);
+    }
+    FATHOM_CUDA(cudaMemcpyAsync(staging_.data(), work<float>(Work::logits), count * vocab * sizeof(float),
+                                cudaMemcpyDeviceToHost, stream_.get()));
+    synchronize();
+    const auto* values = reinterpret_cast<const float*>(staging_.data());
+    result.logits.insert(result.logits.end(), values, values + count * vocab);
+  }
+}
+
+void CudaForward::collect_hidden(const Pass& pass, Stack stack, std::span<const int> wanted, ForwardResult& result) {
+  const auto hidden = static_cast<std::size_t>(config_.hidden_size);
+  rms_norm(on_, {normed(stack == Stack::main ? weights_.norm : weights_.mtp[0].norm, Round::none),
+                 work<float>(Work::delta), config_.hidden_size, pass.rows});
+  std::vector<float> all(static_cast<std::size_t>(pass.rows) * hidden);
+  read(Work::delta, std::span<float>(all));
+  for (int row : wanted) {
+    const auto from = all.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * hidden);
+    result.hidden.insert(result.hidden.end(), from, from + static_cast<std::ptrdiff_t>(hidden));
+  }
+}
+
+// -- copies ------------------------------------------------------------------------------------------------------------------
+
+void CudaForward::set_rows(std::span<const Row> rows) {
+  rows_ = static_cast<int>(rows.size());
+  if (rows.empty()) return;
+  role_ = rows.front().role;
+  auto* host = reinterpret_cast<std::int32_t*>(staging_.data());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const Row& r = rows[i];
+    if (r.position < 0 || r.position >= options_.capacity)
+      fail(Exit::context, "position {} is outside of the context of {} positions", r.position, options_.capacity);
+    if (r.timeline >= options_.timelines) fail(Exit::failure, "timeline {} of {}", r.timeline, options_.timelines);
+    if (r.token < 0 || r.token >= config_.vocab_size)
+      fail(Exit::failure, "token {} is outside of the vocabulary of {}", r.token, config_.vocab_size);
+    host[i] = r.token;
+    host[kPromptChunk + i] = r.position;
+    host[2 * kPromptChunk + i] = static_cast<std::int32_t>(r.timeline);
+  }
+  FATHOM_CUDA(cudaMemcpyAsync(work<std::byte>(Work::rows), host, 3 * kPromptChunk * sizeof(std::int32_t),
+                              cudaMemcpyHostToDevice, stream_.get()));
+}
+
+void CudaForward::set_wanted(std::span<const int> rows) {
+  // Behind what set_rows copies from: that copy may still be on its way.
+  auto* host = reinterpret_cast<std::int32_t*>(staging_.data()) + 3 * kPromptChunk;
+  synchronize();
+  std::copy(rows.begin(), rows.end(), host);
+  FATHOM_CUDA(cudaMemcpyAsync(work<std::int32_t>(Work::rows) + 3 * kPromptChunk, host, rows.size() * sizeof(std::int32_t),
+                              cudaMemcpyHostToDevice, stream_.get()));
+}
+
+void CudaForward::synchronize() { FATHOM_CUDA(cudaStreamSynchronize(stream_.get())); }
+
+void CudaForward::read_bytes(const std::byte* from, void* to, std::size_t bytes) {
+  synchronize();
+  FATHOM_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
+}
+
+void CudaForward::write_bytes(std::byte* to, const void* from, std::size_t bytes) {
+  synchronize();
+  FATHOM_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+}
+
+void CudaForward::read_cache(int index, std::uint32_t timeline, std::int32_t position, std::span<float> out) {
+  const bool f32 = options_.numerics.cache == CacheType::f32;
+  const std::size_t element = f32 ? 4 : 2;
+  const std::uint64_t row = std::uint64_t{timeline} * static_cast<std::uint64_t>(options_.capacity) +
+                            static_cast<std::uint64_t>(position);
+  std::vector<std::byte> bytes(out.size() * element);
+  read_bytes(static_cast<const std::byte*>(cache_of(index)) +
+                 row * static_cast<std::uint64_t>(device_row_values(config_)) * element,
+             bytes.data(), bytes.size());
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = element_as_float(f32 ? DType::f32 : DType::bf16, bytes.data(), i);
+}
+
+void CudaForward::write_cache(int index, std::uint32_t timeline, std::int32_t position, std::span<const float> values) {
+  const bool f32 = options_.numerics.cache == CacheType::f32;
+  const std::size_t element = f32 ? 4 : 2;
+  const auto stride = static_cast<std::size_t>(device_row_values(config_));
+  const std::uint64_t row = std::uint64_t{timeline} * static_cast<std::uint64_t>(options_.capacity) +
+                            static_cast<std::uint64_t>(position);
+  std::vector<std::byte> bytes(stride * element);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint16_t half = float_to_bf16(values[i]);
+    if (f32) std::memcpy(bytes.data() + 4 * i, &values[i], 4);
+    else std::memcpy(bytes.data() + 2 * i, &half, 2);
+  }
+  write_bytes(static_cast<std::byte*>(cache_of(index)) + row * stride * element, bytes.data(), bytes.size());
+}
+
+// -- benchmarks -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+float elapsed(const Event& from, const Event& to) {
+  float ms = 0;
+  FATHOM_CUDA(cudaEventSynchronize(to.get()));
+  FATHOM_CUDA(cudaEventElapsedTime(&ms, from.get(), to.get()));
+  return ms;
+}
+
+}  // namespace
+
+std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repeats) {
+  const Row row{1, position, 0, Role::generated};
+  set_rows({&row, 1});
+  Pass pass = pass_for(Role::generated, 1);
+  pass.choose_inside = true;
+  fill_cache(on_, cache_.data(), static_cast<std::int64_t>(cache_.size() / (options_.numerics.cache == CacheType::f32 ? 4 : 2)),
+             options_.numerics.cache == CacheType::f32, 7);
+  const Event begin = make_event(), end = make_event();
+  std::vector<StageTime> times;
+  const auto measure = [&](const char* name, int launches, auto&& body) {
+    embed_rows(pass, Stack::main);  // a residual stream of ordinary size
+    body();
+    synchronize();
+    embed_rows(pass, Stack::main);
+    FATHOM_CUDA(cudaEventRecord(begin.get(), stream_.get()));
+    for (int i = 0; i < repeats; ++i) body();
+    FATHOM_CUDA(cudaEventRecord(end.get(), stream_.get()));
+    times.push_back({name, static_cast<double>(elapsed(begin, end)) / repeats, launches});
+  };
+  const auto layers = [&](auto&& body) {
+    return [this, body] {
+      for (int i = 0; i < config_.num_hidden_layers; ++i) body(i, layer(i));
+    };
+  };
+  const int n = config_.num_hidden_layers;
+  measure("AttnNorm..Query", n * (config_.q_lora_rank > 0 ? 2 : 1),
+          layers([&](int, const DeviceLayer& l) { project(pass, l); }));
+  measure("AttnNorm..Attend", n * (config_.q_lora_rank > 0 ? 5 : 4),
+          layers([&](int i, const DeviceLayer&) { attend(pass, i); }));
+  measure("AttnOut..AttnReduce", n, layers([&](int, const DeviceLayer& l) { attn_out(pass, l); }));
+  measure("FfnNorm..Route", n, layers([&](int, const DeviceLayer& l) {
+            if (l.expert_count > 0) route(pass, l);
+          }));
+  measure("Shared..FfnReduce", 2 * n, layers([&](int, const DeviceLayer& l) {
+            if (l.expert_count > 0) experts(pass, l);
+          }));
+  measure("Dense..FfnReduce", 2, layers([&](int, const DeviceLayer& l) {
+            if (l.expert_count == 0) mlp(pass, l, l.dense, true);
+          }));
+  measure("FinalNorm..Logits", 1, [&] { logits(pass, Stack::main, 1, false); });
+  return times;
+}
+
+double CudaForward::decode_time(std::int32_t position, int tokens) {
+  if (position + tokens + 2 > options_.capacity)
+    fail(Exit::context, "{} tokens from position {} exceed the context of {}", tokens, position, options_.capacity);
+  fill_cache(on_, cache_.data(), static_cast<std::int64_t>(cache_.size() / (options_.numerics.cache == CacheType::f32 ? 4 : 2)),
+             options_.numerics.cache == CacheType::f32, 7);
+  const Row row{1, position, 0, Role::generated};
+  set_rows({&row, 1});
+  Pass pass = pass_for(Role::generated, 1);
+  pass.choose_inside = true;
+  ForwardCall call;
+  call.rows = {&row, 1};
+  std::int32_t* rows = work<std::int32_t>(Work::rows);
+  const auto step = [&] {
+    run_layers(pass, call, true);
+    next_row(on_, rows, rows + kPromptChunk, config_.vocab_size);
+  };
+  step();
+  const Event begin = make_event(), end = make_event();
+  FATHOM_CUDA(cudaEventRecord(begin.get(), stream_.get()));
+  for (int i = 0; i < tokens; ++i) step();
+  FATHOM_CUDA(cudaEventRecord(end.get(), stream_.get()));
+  return static_cast<double>(elapsed(begin, end)) / tokens;
+}
+
+// -- cuda/device.h ----------------------------------------------------------------------------------------------------------
+
+std::unique_ptr<Forward> make_forward(const Config& config, const Weights& weights, const ForwardOptions& options) {
+  return std::make_unique<CudaForward>(config, weights, options);
+}
+
+std::vector<StageTime> stage_times(Forward& forward, std::int32_t position, int repeats) {
+  return dynamic_cast<CudaForward&>(forward).stage_times(position, repeats);
+}
+
+double decode_time(Forward& forward, std::int32_t position, int tokens) {
+  return dynamic_cast<CudaForward&>(forward).decode_time(position, tokens);
+}
+
+double read_bandwidth(int device, std::uint64_t bytes) {
+  const DeviceInfo info = find_device(device);
+  FATHOM_CUDA(cudaSetDevice(device));
+  Arena memory(bytes + 256);
+  const Stream stream = make_stream();
+  const Launch on{stream.get(), info.multiprocessors, false};
+  // Random contents: constant data can run faster than real data does.
+  fill_cache(on, memory.data(), static_cast<std::int64_t>(bytes / 4), true, 3);
+  const Event begin = make_event(), end = make_event();
+  std::vector<float> times;
+  for (int i = 0; i < 8; ++i) {
+    FATHOM_CUDA(cudaEventRecord(begin.get(), stream.get()));
+    read_all(on, memory.data(), bytes, reinterpret_cast<float*>(memory.data() + bytes));
+    FATHOM_CUDA(cudaEventRecord(end.get(), stream.get()));
+    times.push_back(elapsed(begin, end));
+  }
+  std::sort(times.begin() + 1, times.end());  // the first run warms up
+  return static_cast<double>(bytes) / (static_cast<double>(times[4]) * 1e-3);
+}
+
+}  // namespace fathom::cuda

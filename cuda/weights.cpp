@@ -1,0 +1,292 @@
+#include "cuda/weights.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "src/base/error.h"
+#include "src/base/threads.h"
+
+namespace fathom::cuda {
+namespace {
+
+constexpr std::uint64_t kPiece = std::uint64_t{8} << 20;
+constexpr int kMostThreads = 8;
+
+// A run of rows of one matrix, or the scales of one.
+struct Piece {
+  const Linear* linear = nullptr;
+  std::byte* to = nullptr;
+  std::int64_t begin = 0, end = 0;  // rows of codes, or of the scale grid
+  std::uint64_t row_bytes = 0;      // on the device
+  bool scales = false;
+  std::uint64_t bytes() const { return static_cast<std::uint64_t>(end - begin) * row_bytes; }
+};
+
+struct Grid {
+  std::int64_t first_row = 0, first_col = 0, rows = 0, cols = 0;
+};
+Grid grid_of(const Linear& l) {
+  const WeightFormat& f = l.format;
+  Grid g;
+  g.first_row = l.row0 / f.group_rows;
+  g.first_col = l.col0 / f.group_cols;
+  g.rows = (l.row0 + l.rows - 1) / f.group_rows - g.first_row + 1;
+  g.cols = (l.col0 + l.cols - 1) / f.group_cols - g.first_col + 1;
+  return g;
+}
+
+void pack_rows(const Piece& p, std::byte* out) {
+  const Linear& l = *p.linear;
+  const auto used = static_cast<std::uint64_t>(l.cols) * static_cast<std::uint64_t>(l.format.bits) / 8;
+  const std::byte* from = l.data + p.begin * l.row_bytes;
+  if (used == p.row_bytes && l.row_bytes == static_cast<std::int64_t>(used)) {
+    std::memcpy(out, from, p.bytes());
+    return;
+  }
+  for (std::int64_t r = p.begin; r < p.end; ++r, out += p.row_bytes, from += l.row_bytes) {
+    std::memcpy(out, from, used);
+    std::memset(out + used, 0, p.row_bytes - used);
+  }
+}
+
+void pack_scales(const Piece& p, std::byte* out) {
+  const Linear& l = *p.linear;
+  const Grid g = grid_of(l);
+  auto* values = reinterpret_cast<float*>(out);
+  for (std::int64_t r = p.begin; r < p.end; ++r)
+    for (std::int64_t c = 0; c < g.cols; ++c)
+      *values++ = element_as_float(l.format.scale, l.scale,
+                                   static_cast<std::size_t>((g.first_row + r) * l.scale_cols + g.first_col + c));
+}
+
+class Loader {
+ public:
+  Loader(const LoadOptions& options, DeviceWeights& out) : options_(options), out_(out) {}
+
+  Matrix matrix(const Linear& l, const char* name) {
+    Matrix m;
+    if (l.rows == 0 || l.cols == 0) return m;
+    m = shape(l, name);
+    const auto bytes = static_cast<std::uint64_t>(m.rows) * static_cast<std::uint64_t>(m.row_bytes);
+    std::byte* codes = out_.memory.take(bytes);
+    m.codes = codes;
+    std::byte* scales = nullptr;
+    const Grid g = l.format.scaled() ? grid_of(l) : Grid{};
+    const auto scale_bytes = static_cast<std::uint64_t>(g.rows * g.cols) * 4;
+    if (l.format.scaled()) {
+      scales = out_.memory.take(scale_bytes);
+      m.scale = reinterpret_cast<const float*>(scales);
+    }
+    if (options_.random_weights) {
+      random_.push_back(m);
+      return m;
+    }
+    const auto row_bytes = static_cast<std::uint64_t>(m.row_bytes);
+    const auto step = static_cast<std::int64_t>(std::max<std::uint64_t>(kPiece / row_bytes, 1));
+    for (std::int64_t r = 0; r < l.rows; r += step)
+      add({&l, codes + static_cast<std::uint64_t>(r) * row_bytes, r, std::min(l.rows, r + step), row_bytes, false});
+    if (l.format.scaled()) add({&l, scales, 0, g.rows, static_cast<std::uint64_t>(g.cols) * 4, true});
+    return m;
+  }
+
+  const float* vector(const std::vector<float>& v) {
+    if (v.empty()) return nullptr;
+    std::byte* p = out_.memory.take(v.size() * sizeof(float));
+    FATHOM_CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(float), cudaMemcpyHostToDevice));
+    return reinterpret_cast<const float*>(p);
+  }
+
+  DeviceMlp mlp(const Mlp& m, const char* name) {
+    DeviceMlp d{matrix(m.gate, name), matrix(m.up, name), matrix(m.down, name)};
+    same_format(d.gate, d.up, name);
+    same_format(d.gate, d.down, name);
+    return d;
+  }
+
+  DeviceLayer layer(const LayerWeights& l) {
+    DeviceLayer d;
+    d.input_layernorm = vector(l.input_layernorm);
+    d.post_attention_layernorm = vector(l.post_attention_layernorm);
+    d.q_a_layernorm = vector(l.q_a_layernorm);
+    d.kv_a_layernorm = vector(l.kv_a_layernorm);
+    d.e_score_correction_bias = vector(l.e_score_correction_bias);
+    d.q_a_proj = matrix(l.q_a_proj, "q_a_proj");
+    d.q_proj = matrix(l.q_proj, "q_proj");
+    d.kv_a_proj = matrix(l.kv_a_proj, "kv_a_proj_with_mqa");
+    d.kv_b_proj = matrix(l.kv_b_proj, "kv_b_proj");
+    d.o_proj = matrix(l.o_proj, "o_proj");
+    d.router = matrix(l.router, "mlp.gate");
+    if (l.dense) d.dense = mlp(*l.dense, "mlp");
+    if (l.shared) d.shared = mlp(*l.shared, "mlp.shared_experts");
+    experts(l.experts, d);
+    if (d.shared.gate.rows > 0 && d.expert_count > 0) same_format(d.shared.gate, d.expert.gate, "mlp.shared_experts");
+    return d;
+  }
+
+  // Runs all copies (or fills).
+  void finish() {
+    if (options_.random_weights) return fill();
+    const int count = std::clamp(usable_cores(), 1, kMostThreads);
+    int device = 0;
+    FATHOM_CUDA(cudaGetDevice(&device));
+    std::vector<std::thread> threads;
+    try {
+      for (int i = 0; i < count; ++i) threads.emplace_back([this, device] { work(device); });
+    } catch (...) {
+      note_error();
+    }
+    for (int tick = 0; finished_ < static_cast<int>(threads.size()); ++tick) {
+      if (options_.progress && tick % 50 == 0) options_.progress(done_, total_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    for (std::thread& t : threads) t.join();
+    if (error_) std::rethrow_exception(error_);
+    if (options_.progress) options_.progress(total_, total_);
+  }
+
+ private:
+  Matrix shape(const Linear& l, const char* name) {
+    Matrix m;
+    const WeightFormat& f = l.format;
+    switch (f.decode) {
+      case Decode::e4m3: m.code = Code::e4m3; break;
+      case Decode::bf16: m.code = Code::bf16; break;
+      case Decode::f32: m.code = Code::f32; break;
+      default:
+        throw Error(Exit::unsupported, fmt::format("{}: this storage format has no CUDA kernels yet", name),
+                    "use --backend cpu");
+    }
+    if (f.scaled() && (f.group_rows != 128 || f.group_cols != 128))
+      throw Error(Exit::unsupported,
+                  fmt::format("{}: expected scale blocks of 128x128, found {}x{}", name, f.group_rows, f.group_cols),
+                  "use --backend cpu");
+    m.rows = static_cast<int>(l.rows);
+    m.cols = static_cast<int>(l.cols);
+    m.row_bytes = (m.cols * code_bytes(m.code) + 15) / 16 * 16;
+    if (f.scaled()) {
+      m.scale_cols = static_cast<int>(grid_of(l).cols);
+      m.row_shift = static_cast<int>(l.row0 % f.group_rows);
+      m.col_shift = static_cast<int>(l.col0 % f.group_cols);
+      if (m.col_shift % 16 != 0)
+        fail(Exit::unsupported, "{}: a slice of columns must begin at a multiple of 16, found {}", name, l.col0);
+    }
+    if (m.code == Code::f32 || m.row_shift % 8 != 0 || m.col_shift != 0) out_.tensor_cores = false;
+    return m;
+  }
+
+  static void same_format(const Matrix& a, const Matrix& b, const char* name) {
+    if (a.code != b.code)
+      throw Error(Exit::unsupported, fmt::format("{}: its matrices differ in storage format", name), "use --backend cpu");
+  }
+
+  void experts(const ExpertTable& table, DeviceLayer& d) {
+    if (table.experts.empty()) return;
+    std::vector<ExpertPointers> pointers;
+    for (const Expert& e : table.experts) {
+      const DeviceMlp m = mlp({e.gate, e.up, e.down}, "mlp.experts");
+      if (pointers.empty()) d.expert = m;
+      for (const auto& [a, b] : {std::pair(&m.gate, &d.expert.gate), {&m.up, &d.expert.up}, {&m.down, &d.expert.down}})
+        if (a->code != b->code || a->rows != b->rows || a->cols != b->cols || a->row_shift != b->row_shift ||
+            a->col_shift != b->col_shift)
+          throw Error(Exit::unsupported, "mlp.experts: the experts of a layer differ in shape or storage format",
+                      "use --backend cpu");
+      pointers.push_back({m.gate.codes, m.up.codes, m.down.codes, m.gate.scale, m.up.scale, m.down.scale});
+    }
+    for (Matrix* m : {&d.expert.gate, &d.expert.up, &d.expert.down}) m->codes = nullptr, m->scale = nullptr;
+    d.expert_count = static_cast<int>(pointers.size());
+    std::byte* p = out_.memory.take(pointers.size() * sizeof(ExpertPointers));
+    FATHOM_CUDA(cudaMemcpy(p, pointers.data(), pointers.size() * sizeof(ExpertPointers), cudaMemcpyHostToDevice));
+    d.experts = reinterpret_cast<const ExpertPointers*>(p);
+  }
+
+  void add(const Piece& p) {
+    pieces_.push_back(p);
+    total_ += p.bytes();
+    largest_ = std::max(largest_, p.bytes());
+  }
+
+  void fill() {
+    const Launch on{nullptr, options_.multiprocessors, false};
+    std::uint64_t seed = *options_.random_weights;
+    for (const Matrix& m : random_) fill_random(on, m, seed += 0x9e3779b97f4a7c15u);
+    FATHOM_CUDA(cudaDeviceSynchronize());
+    if (options_.progress) options_.progress(1, 1);
+  }
+
+  void work(int device) {
+    try {
+      FATHOM_CUDA(cudaSetDevice(device));
+      const Stream stream = make_stream();
+      const Pinned buffers[2] = {Pinned(largest_), Pinned(largest_)};
+      const Event copied[2] = {make_event(false), make_event(false)};
+      for (unsigned turn = 0; !failed_; turn ^= 1u) {
+        const std::size_t i = next_++;
+        if (i >= pieces_.size()) break;
+        const Piece& p = pieces_[i];
+        FATHOM_CUDA(cudaEventSynchronize(copied[turn].get()));
+        if (p.scales) pack_scales(p, buffers[turn].data());
+        else pack_rows(p, buffers[turn].data());
+        FATHOM_CUDA(cudaMemcpyAsync(p.to, buffers[turn].data(), p.bytes(), cudaMemcpyHostToDevice, stream.get()));
+        FATHOM_CUDA(cudaEventRecord(copied[turn].get(), stream.get()));
+        done_ += p.bytes();
+      }
+      FATHOM_CUDA(cudaStreamSynchronize(stream.get()));
+    } catch (...) {
+      note_error();
+    }
+    ++finished_;
+  }
+
+  void note_error() {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+    failed_ = true;
+  }
+
+  const LoadOptions& options_;
+  DeviceWeights& out_;
+  std::vector<Piece> pieces_;
+  std::vector<Matrix> random_;
+  std::uint64_t total_ = 0, largest_ = 0;
+  std::atomic<std::uint64_t> done_{0};
+  std::atomic<std::size_t> next_{0};
+  std::atomic<int> finished_{0};
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
+}  // namespace
+
+DeviceWeights load_weights(const Weights& w, const std::vector<float>& rope_frequency, const LoadOptions& options) {
+  DeviceWeights d;
+  d.memory = Arena(options.bytes);
+  Loader loader(options, d);
+  d.embed_tokens = loader.matrix(w.embed_tokens, "model.embed_tokens");
+  d.norm = loader.vector(w.norm);
+  const bool tied = w.lm_head.data != nullptr && w.lm_head.data == w.embed_tokens.data;
+  d.lm_head = tied ? d.embed_tokens : loader.matrix(w.lm_head, "lm_head");
+  for (const LayerWeights& l : w.layers) d.layers.push_back(loader.layer(l));
+  for (const MtpWeights& m : w.mtp) {
+    DeviceMtp t;
+    t.enorm = loader.vector(m.enorm);
+    t.hnorm = loader.vector(m.hnorm);
+    t.norm = loader.vector(m.norm);
+    t.eh_proj = loader.matrix(m.eh_proj, "eh_proj");
+    t.embed_tokens = m.embed_tokens.data == w.embed_tokens.data ? d.embed_tokens
+                                                                : loader.matrix(m.embed_tokens, "mtp.embed_tokens");
+    t.head = m.head.data == w.lm_head.data ? d.lm_head : loader.matrix(m.head, "shared_head.head");
+    t.layer = loader.layer(m.layer);
+    d.mtp.push_back(t);
+  }
+  d.rope_frequency = loader.vector(rope_frequency);
+  loader.finish();
+  return d;
+}
+
+}  // namespace fathom::cuda
