@@ -76,7 +76,9 @@ endif
 LIB_OBJ := $(LIB_SRC:%.cpp=$(BUILD)/%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o) $(EMBED_OBJ)
 TEST_OBJ := $(TEST_SRC:%.cpp=$(BUILD)/%.o)
 
-.PHONY: all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-programs coverage
+bench-kernels: $(BUILD)/tests/bench_kernels
+
+.PHONY: bench-kernels all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-programs coverage
 .DELETE_ON_ERROR:
 all: fathom
 
@@ -93,6 +95,11 @@ $(BUILD)/fathom: $(BUILD)/main.o $(LIB_OBJ)
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS)
 
 $(BUILD)/tests/all: $(TEST_OBJ) $(LIB_OBJ)
+	@echo "  LINK $@"
+	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS)
+
+# Speed of the CUDA kernels on random weights: build/.../tests/bench_kernels v2-lite gemv attention.
+$(BUILD)/tests/bench_kernels: $(BUILD)/tests/cuda/bench/bench_kernels.o $(LIB_OBJ)
 	@echo "  LINK $@"
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS)
 
@@ -166,5 +173,6 @@ help:
 	@echo 'make fuzz       libFuzzer targets, SECONDS=60 each (TARGET=name for one)'
 	@echo 'make coverage   branch coverage of the code that reads untrusted bytes'
 	@echo 'make bench      speed of the built-in model on this machine'
+	@echo 'make bench-kernels  build the benchmark of the CUDA kernels'
 	@echo 'make ptxas      registers and spills of every kernel'
 	@echo 'make install    to PREFIX (/usr/local)'
