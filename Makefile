@@ -103,6 +103,11 @@ $(BUILD)/tests/bench_kernels: $(BUILD)/tests/cuda/bench/bench_kernels.o $(LIB_OB
 	@echo "  LINK $@"
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS)
 
+# Test code is compiled for compile time; what it tests is compiled as shipped.
+ifeq ($(config),release)
+$(BUILD)/tests/%.o: CXXFLAGS += -O1 -g0 -DDOCTEST_CONFIG_SUPER_FAST_ASSERTS
+endif
+
 # The commit is known to one file only, so that a commit does not rebuild the rest.
 $(BUILD)/src/app/version.o: CXXFLAGS += -DFATHOM_COMMIT='"$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"'
 
