@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <queue>
-#include <random>
 #include <utility>
 
 #include "src/base/checked.h"
@@ -12,34 +10,8 @@
 namespace fathom {
 namespace {
 
-std::uint64_t chance() {
-  std::random_device device;
-  return std::uint64_t{device()} << 32 | device();
-}
-
-std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
-  const auto product = static_cast<unsigned __int128>(a) * b;
-  return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
-}
-
-std::uint64_t hash(std::string_view s, std::uint64_t seed) {
-  constexpr std::uint64_t odd = 0x9E3779B97F4A7C15u;
-  std::uint64_t h = seed ^ s.size();
-  std::size_t i = 0;
-  for (; i + 8 <= s.size(); i += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, s.data() + i, 8);
-    h = mix(h ^ word, seed | odd);
-  }
-  std::uint64_t tail = 0;
-  if (i < s.size()) std::memcpy(&tail, s.data() + i, s.size() - i);
-  return mix(h ^ tail, seed ^ odd) ^ h;
-}
-
 constexpr std::size_t short_piece = 48;       // bytes: a scan for the best pair beats any queue
 constexpr std::size_t long_piece = 1u << 14;  // bytes: buckets by rank beat a heap
-constexpr std::size_t cached_piece = 128;     // bytes
-constexpr std::size_t cache_entries = 1u << 15;
 
 // The best pair is searched anew for each merge.
 void merge_by_scan(const MergeTable& merges, std::vector<std::int32_t>& ids, std::size_t begin) {
@@ -180,7 +152,7 @@ class MergeChain {
 
 }  // namespace
 
-MergeTable::MergeTable() : factor_(chance() | 1) {}
+MergeTable::MergeTable() : factor_(unforeseeable_seed() | 1) {}
 
 void MergeTable::reserve(std::size_t merges) { grow(std::bit_ceil(std::max<std::size_t>(16, 2 * merges))); }
 
@@ -219,7 +191,7 @@ std::string_view TokenTexts::operator[](std::int32_t id) const {
   return std::string_view(characters_).substr(s.begin, s.size);
 }
 
-TextIndex::TextIndex() : seed_(chance()) {}
+TextIndex::TextIndex() : seed_(unforeseeable_seed()) {}
 
 void TextIndex::reserve(std::size_t texts) {
   // Before the first insert only: growing needs the texts.
@@ -228,7 +200,7 @@ void TextIndex::reserve(std::size_t texts) {
 
 std::size_t TextIndex::slot(const TokenTexts& texts, std::string_view text) const {
   const std::size_t mask = slots_.size() - 1;
-  std::size_t i = hash(text, seed_) & mask;
+  std::size_t i = hash_text(text, seed_) & mask;
   while (slots_[i] >= 0 && texts[slots_[i]] != text) i = (i + 1) & mask;
   return i;
 }
@@ -254,60 +226,14 @@ std::optional<std::int32_t> TextIndex::find(const TokenTexts& texts, std::string
   return id < 0 ? std::nullopt : std::optional(id);
 }
 
-Bpe::Bpe() : seed_(chance()) { byte_token.fill(-1); }
-
-// The entry of `piece`, or the free one where it belongs.
-Bpe::Cache::Entry* Bpe::cached(std::string_view piece, Cache& cache) const {
-  if (2 * (cache.used_ + 1) > cache.entries_.size()) {
-    if (cache.entries_.size() >= 2 * cache_entries) {
-      cache = {};  // full: start over with what the text holds now
-    }
-    std::vector<Cache::Entry> old = std::exchange(
-        cache.entries_, std::vector<Cache::Entry>(std::max<std::size_t>(256, 4 * cache.entries_.size())));
-    for (const Cache::Entry& e : old) {
-      if (e.text == nullptr) continue;
-      std::size_t i = e.hash & (cache.entries_.size() - 1);
-      while (cache.entries_[i].text != nullptr) i = (i + 1) & (cache.entries_.size() - 1);
-      cache.entries_[i] = e;
-    }
-  }
-  const std::uint64_t h = hash(piece, seed_);
-  const std::size_t mask = cache.entries_.size() - 1;
-  for (std::size_t i = h & mask;; i = (i + 1) & mask) {
-    Cache::Entry& e = cache.entries_[i];
-    if (e.text == nullptr) {
-      e.hash = h;
-      return &e;
-    }
-    if (e.hash == h && std::string_view(e.text, e.size) == piece) return &e;
-  }
-}
-
-void Bpe::encode(std::string_view piece, Cache& cache, std::vector<std::int32_t>& out) const {
+void Bpe::encode(std::string_view piece, PieceCache& cache, std::vector<std::int32_t>& out) const {
   if (whole_pieces) {
     if (const auto id = whole_pieces->find(bytes, piece)) {
       out.push_back(*id);
       return;
     }
   }
-  if (piece.size() > cached_piece) {
-    merge(piece, out);
-    return;
-  }
-  Cache::Entry& e = *cached(piece, cache);
-  if (e.text == nullptr) {
-    const std::size_t begin = out.size();
-    merge(piece, out);
-    e.text = piece.data();
-    e.size = static_cast<std::uint32_t>(piece.size());
-    e.first = static_cast<std::uint32_t>(cache.ids_.size());
-    e.count = static_cast<std::uint32_t>(out.size() - begin);
-    cache.ids_.insert(cache.ids_.end(), out.begin() + static_cast<std::ptrdiff_t>(begin), out.end());
-    ++cache.used_;
-  } else {
-    const auto first = cache.ids_.begin() + e.first;
-    out.insert(out.end(), first, first + e.count);
-  }
+  cache.append(piece, out, [this](std::string_view p, std::vector<std::int32_t>& ids) { merge(p, ids); });
 }
 
 void Bpe::merge(std::string_view piece, std::vector<std::int32_t>& out) const {

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/piece_cache.h"
+
 namespace fathom {
 
 // Maps a pair of adjacent tokens to the merge that joins them. Open addressing: a lookup is one or two cache
@@ -89,7 +91,7 @@ class TextIndex {
 // Vocabulary and merges; immutable after load and shared between threads.
 class Bpe {
  public:
-  Bpe();
+  Bpe() { byte_token.fill(-1); }
 
   TokenTexts bytes;                          // what each token of the vocabulary stands for
   std::array<std::int32_t, 256> byte_token;  // -1: the vocabulary has no token for this byte
@@ -98,29 +100,13 @@ class Bpe {
   // rule). Indexes `bytes`.
   std::optional<TextIndex> whole_pieces;
 
-  // The pieces one encode call has met and their ids, so that a word is merged once. Bounded in size.
-  class Cache {
-   private:
-    friend class Bpe;
-    struct Entry {
-      std::uint64_t hash = 0;
-      const char* text = nullptr;  // null: free
-      std::uint32_t size = 0, first = 0, count = 0;
-    };
-    std::vector<Entry> entries_;
-    std::vector<std::int32_t> ids_;
-    std::size_t used_ = 0;
-  };
-
   // Appends the ids of one piece, which must stay where it is as long as `cache` lives. A byte without a
   // token is encoded as U+FFFD. Merges go by rank, then from the left. O(n log n) in the piece's bytes at
   // worst.
-  void encode(std::string_view piece, Cache& cache, std::vector<std::int32_t>& out) const;
+  void encode(std::string_view piece, PieceCache& cache, std::vector<std::int32_t>& out) const;
 
  private:
-  Cache::Entry* cached(std::string_view piece, Cache& cache) const;
   void merge(std::string_view piece, std::vector<std::int32_t>& out) const;
-  std::uint64_t seed_;
 };
 
 }  // namespace fathom

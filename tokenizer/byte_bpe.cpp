@@ -14,37 +14,11 @@ namespace {
 // Bytes C0, C1 and F5 to FF occur in no well-formed text, and real vocabularies lack tokens for them.
 bool occurs_in_utf8(unsigned byte) { return byte < 0xC0 || (byte > 0xC1 && byte < 0xF5); }
 
-// Length of the well-formed UTF-8 that `text` begins with.
-std::size_t well_formed_prefix(std::string_view text) {
-  std::size_t i = 0;
-  while (i < text.size()) {
-    if (static_cast<unsigned char>(text[i]) < 0x80) {
-      ++i;
-      continue;
-    }
-    const Utf8Sequence s = utf8_sequence(text.substr(i));
-    if (s.kind != Utf8Sequence::character) break;
-    i += s.size;
-  }
-  return i;
-}
-
-// Length of the bytes that belong to no character, up to the next one.
-std::size_t malformed_prefix(std::string_view text) {
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const Utf8Sequence s = utf8_sequence(text.substr(i));
-    if (s.kind == Utf8Sequence::character) break;
-    i += s.size;
-  }
-  return i;
-}
-
 }  // namespace
 
 struct ByteBpe::Call {
   Pretokenizer::State state;
-  Bpe::Cache cache;
+  PieceCache cache;
   std::vector<std::int32_t> ids;
 };
 

@@ -40,7 +40,4 @@ class ByteBpe final : public Tokenizer {
   std::int32_t vocab_size_ = 0;
 };
 
-// The loaders of the two formats; `tokenizer_json` and `tiktoken_model` are the files' texts.
-std::unique_ptr<Tokenizer> load_tokenizer_json(std::string_view tokenizer_json, Tokenizer::Special special);
-
 }  // namespace fathom

@@ -1,8 +1,7 @@
 #include "tokenizer/tokenizer.h"
 
 #include "src/base/error.h"
-#include "tokenizer/byte_bpe.h"
-#include "tokenizer/tokenizer_config.h"
+#include "tokenizer/loaders.h"
 
 namespace fathom {
 namespace {
@@ -12,9 +11,15 @@ constexpr std::uint64_t max_bytes = 256u << 20;
 }  // namespace
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const FileSet& files) {
-  if (files.has("tokenizer.json")) {
-    TokenizerConfig config = TokenizerConfig::load(files);
-    return load_tokenizer_json(files.read("tokenizer.json", max_bytes).text(), std::move(config.special));
+  struct Format {
+    std::string_view file;
+    std::unique_ptr<Tokenizer> (*load)(std::string_view, TokenizerConfig);
+  };
+  static constexpr Format formats[] = {{"tokenizer.json", load_tokenizer_json},
+                                       {"tokenizer.model", load_sentencepiece}};
+  for (const Format& format : formats) {
+    if (!files.has(format.file)) continue;
+    return format.load(files.read(format.file, max_bytes).text(), TokenizerConfig::load(files));
   }
   throw Error(Exit::not_found,
               fmt::format("{}: no tokenizer: expected tokenizer.json, tiktoken.model or tokenizer.model",

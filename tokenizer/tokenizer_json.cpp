@@ -10,7 +10,7 @@
 #include "src/base/json.h"
 #include "src/base/utf8.h"
 #include "tokenizer/byte_bpe.h"
-#include "tokenizer/tokenizer_config.h"
+#include "tokenizer/loaders.h"
 
 namespace fathom {
 namespace {
@@ -437,9 +437,9 @@ std::unique_ptr<Tokenizer> build(std::string_view text, Tokenizer::Special speci
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> load_tokenizer_json(std::string_view tokenizer_json, Tokenizer::Special special) {
+std::unique_ptr<Tokenizer> load_tokenizer_json(std::string_view file, TokenizerConfig config) {
   try {
-    return build(tokenizer_json, std::move(special));
+    return build(file, std::move(config.special));
   } catch (Error& e) {
     if (e.file().empty()) e.at("tokenizer.json");
     throw;

@@ -38,6 +38,32 @@ constexpr Utf8Sequence utf8_sequence(std::string_view s) {
   return {Utf8Sequence::character, size};
 }
 
+// Length of the well-formed UTF-8 that `text` begins with, in bytes.
+constexpr std::size_t well_formed_prefix(std::string_view text) {
+  std::size_t i = 0;
+  while (i < text.size()) {
+    if (static_cast<unsigned char>(text[i]) < 0x80) {
+      ++i;
+      continue;
+    }
+    const Utf8Sequence s = utf8_sequence(text.substr(i));
+    if (s.kind != Utf8Sequence::character) break;
+    i += s.size;
+  }
+  return i;
+}
+
+// Length of the bytes that belong to no character, up to the next one.
+constexpr std::size_t malformed_prefix(std::string_view text) {
+  std::size_t i = 0;
+  while (i < text.size()) {
+    const Utf8Sequence s = utf8_sequence(text.substr(i));
+    if (s.kind == Utf8Sequence::character) break;
+    i += s.size;
+  }
+  return i;
+}
+
 // The code point of a well-formed sequence. Precondition: s holds exactly one character.
 constexpr char32_t utf8_decode(std::string_view s) {
   const auto byte = [&](std::size_t i) { return static_cast<char32_t>(static_cast<unsigned char>(s[i])); };
