@@ -68,21 +68,6 @@ float e4m3_to_float(std::uint8_t code) {
   return (code & 0x80) != 0 ? -magnitude : magnitude;
 }
 
-std::uint8_t float_to_e4m3(float f) {
-  if (std::isnan(f)) return 0x7f;
-  const auto sign = static_cast<std::uint8_t>(std::signbit(f) ? 0x80 : 0);
-  const float a = std::fabs(f);
-  if (a >= 464.0f) return static_cast<std::uint8_t>(sign | 0x7e);  // 464 = halfway to the missing 480
-  if (a < 0x1p-6f) {  // subnormal: multiples of 2^-9; nearbyint rounds ties to even
-    return static_cast<std::uint8_t>(sign | static_cast<std::uint8_t>(std::nearbyint(a * 512.0f)));
-  }
-  int exponent;
-  std::frexp(a, &exponent);  // a = m 2^exponent, m in [.5, 1)
-  const int m = static_cast<int>(std::nearbyint(std::ldexp(a, 4 - exponent)));  // 8 .. 16
-  const int code = ((exponent - 1 + 7) << 3) + (m - 8);  // m = 16 carries into the exponent
-  return static_cast<std::uint8_t>(sign | std::min(code, 0x7e));
-}
-
 float e8m0_to_float(std::uint8_t code) {
   if (code == 0xff) return std::numeric_limits<float>::quiet_NaN();
   return std::ldexp(1.0f, int{code} - 127);

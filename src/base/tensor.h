@@ -59,7 +59,16 @@ float f16_to_float(std::uint16_t h);
 // e4m3fn: sign, 4 exponent bits (bias 7), 3 mantissa bits; no infinity, NaN = 0x7f and 0xff, max 448, min 2^-9.
 float e4m3_to_float(std::uint8_t code);
 // Round to nearest even, saturating at +-448; NaN gives 0x7f.
-std::uint8_t float_to_e4m3(float f);
+inline std::uint8_t float_to_e4m3(float f) {
+  const auto u = std::bit_cast<std::uint32_t>(f);
+  const std::uint32_t sign = (u >> 24) & 0x80u, a = u & 0x7fffffffu;
+  // Normal: the mantissa rounded to 3 bits, a carry going into the exponent; bias from 127 to 7.
+  const std::uint32_t normal = ((a + 0x7ffffu + ((a >> 20) & 1u)) >> 20) - (120u << 3);
+  // Below 2^-6 codes count multiples of 2^-9: the last bit of a float between 2^14 and 2^15.
+  const std::uint32_t small = std::bit_cast<std::uint32_t>(std::bit_cast<float>(a) + 0x1p14f) - 0x46800000u;
+  const std::uint32_t code = a < 0x3c800000u ? small : normal < 0x7eu ? normal : 0x7eu;
+  return a > 0x7f800000u ? std::uint8_t{0x7f} : static_cast<std::uint8_t>(sign | code);
+}
 
 // e8m0: 2^(code - 127); 0xff is NaN.
 float e8m0_to_float(std::uint8_t code);
