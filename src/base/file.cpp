@@ -146,6 +146,13 @@ bool on_network_file_system(const std::string& path) {
   return std::find(kMagic.begin(), kMagic.end(), static_cast<std::uint32_t>(s.f_type)) != kMagic.end();
 }
 
+void make_directory(const std::string& path) {
+  struct stat s{};
+  if (system_call([&] { return ::mkdir(path.c_str(), 0777); }) == 0) return;
+  const int e = errno;
+  if (e != EEXIST || ::stat(path.c_str(), &s) != 0 || !S_ISDIR(s.st_mode)) fail_io("cannot create the directory", path, e);
+}
+
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {
   const File f = File::open_read(path);
   if (f.size() > max_bytes)
@@ -359,6 +366,14 @@ bool FileSet::has(std::string_view name) const {
   if (!on_disk()) return memory_bytes(name).has_value();
   struct stat s{};
   return ::lstat((label_ + "/" + std::string(name)).c_str(), &s) == 0;
+}
+
+std::optional<std::string> FileSet::link_target(std::string_view name) const {
+  if (!on_disk()) return std::nullopt;
+  std::array<char, PATH_MAX> target;
+  const ssize_t n = ::readlink((label_ + "/" + std::string(name)).c_str(), target.data(), target.size());
+  if (n < 0) return std::nullopt;
+  return std::string(target.data(), static_cast<std::size_t>(n));
 }
 
 Blob FileSet::read(std::string_view name, std::uint64_t max_bytes) const {

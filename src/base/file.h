@@ -72,6 +72,9 @@ Blob map_file(const File& file, bool use_mmap = true);
 // mapping: a lost server would arrive as SIGBUS. False when it cannot be told.
 bool on_network_file_system(const std::string& path);
 
+// Creates the directory `path` (its parent exists) unless it is there. Errors: io.
+void make_directory(const std::string& path);
+
 // Reads a whole small file. Errors: not_found, io; `too_large` is thrown when it exceeds max_bytes.
 std::string read_file(const std::string& path, std::uint64_t max_bytes);
 
@@ -151,6 +154,8 @@ class FileSet {
   // The open file behind `name` on disk. Refused (bad_checkpoint): a name with '/', NUL or "..", a symlink that leaves
   // the directory except into the Hub cache's `blobs/` beside `snapshots/`. Errors: not_found.
   File open(std::string_view name) const;
+  // Where `name` points if it is a symbolic link, as written in it; nothing otherwise.
+  std::optional<std::string> link_target(std::string_view name) const;
   // In-memory bytes of `name`; nothing when on disk.
   std::optional<Bytes> memory_bytes(std::string_view name) const;
 
