@@ -116,6 +116,14 @@ $(BUILD)/%.o: %.cpp | $(BUILD)/.deps
 	@echo "  CXX  $<"
 	@$(CCACHE) $(CXX) $(CXXFLAGS) $(ISA) -c -o $@ $<
 
+$(BUILD)/embed.S: scripts/embed.sh $(wildcard models/minnow/*)
+	@mkdir -p $(@D)
+	@scripts/embed.sh models/minnow > $@
+
+$(BUILD)/embed.o: $(BUILD)/embed.S
+	@echo "  AS   $<"
+	@$(CXX) -c -o $@ $<
+
 $(BUILD)/%.cu.o: %.cu | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"

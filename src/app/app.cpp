@@ -49,6 +49,7 @@ Exit dispatch(App& app) {
     case Command::none: app.terminal.out().raw(short_help()); return Exit::ok;
     case Command::help: return help_command(app);
     case Command::completions: return completions_command(app);
+    case Command::run: return run_command(app);
     default: break;
   }
   throw Error(Exit::unsupported, fmt::format("`fathom {}` is not built yet", find_command(o.command)->name));

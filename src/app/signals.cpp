@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -21,10 +22,16 @@ static_assert(std::atomic<int>::is_always_lock_free && std::atomic<Mode>::is_alw
 void handle(int signal) {
   const int saved = errno;
   const Mode now = mode.load();
-  const bool repeated = arrived.exchange(signal) != 0;
-  if (now == Mode::leave || (now == Mode::stop && repeated)) {
+  int none = 0;
+  // The first reason stays: a time limit that passes while a Ctrl-C is being obeyed changes nothing.
+  const bool first = arrived.compare_exchange_strong(none, signal);
+  if (now == Mode::leave || (now == Mode::stop && !first && signal != SIGALRM)) {
     if (auto* restore = restore_terminal.load()) restore();
-    ::_exit(128 + signal);
+    if (signal == SIGALRM) {
+      constexpr char kMessage[] = "fathom: the time given with --timeout is over\n";
+      [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, kMessage, sizeof kMessage - 1);
+    }
+    ::_exit(signal == SIGALRM ? static_cast<int>(Exit::timeout) : 128 + signal);
   }
   const char byte = 1;
   // A full pipe already wakes whoever listens.
@@ -41,7 +48,7 @@ void install() {
   action.sa_handler = handle;
   ::sigemptyset(&action.sa_mask);
   // No SA_RESTART: a blocked read or write returns and asks whether to go on.
-  for (int s : {SIGINT, SIGTERM, SIGHUP}) {
+  for (int s : {SIGINT, SIGTERM, SIGHUP, SIGALRM}) {
     // nohup and background jobs start with a signal ignored, and it stays ignored.
     struct sigaction old {};
     ::sigaction(s, nullptr, &old);
@@ -54,11 +61,17 @@ void install() {
 
 void set_mode(Mode m) { mode.store(m); }
 
+void set_time_limit(std::int64_t ms) {
+  const itimerval limit{{0, 0}, {ms / 1000, ms % 1000 * 1000}};
+  ::setitimer(ITIMER_REAL, &limit, nullptr);
+}
+
 std::optional<Exit> received() {
   switch (arrived.load()) {
     case 0: return std::nullopt;
     case SIGTERM: return Exit::terminated;
     case SIGHUP: return Exit::hangup;
+    case SIGALRM: return Exit::timeout;
     default: return Exit::interrupted;
   }
 }

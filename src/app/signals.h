@@ -3,6 +3,7 @@
 // Signal handlers are process-wide, so this is too. Two engines in one process share it, as they share the terminal.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 
 #include "src/base/error.h"
@@ -17,8 +18,10 @@ enum class Mode { leave, stop, ask };
 // Installs the handlers and ignores SIGPIPE. Call once at start.
 void install();
 void set_mode(Mode mode);
+// After `ms` milliseconds the time is up: received() is Exit::timeout, or the process ends with 124 (Mode::leave).
+void set_time_limit(std::int64_t ms);
 
-// The exit code (130, 143 or 129) of a signal that has arrived, or nothing.
+// The exit code (130, 143, 129 or 124) of a signal that has arrived, or nothing.
 std::optional<Exit> received();
 inline bool stop_requested() { return received().has_value(); }
 // Forgets what has arrived: a chat goes on after a Ctrl-C.

@@ -1,5 +1,6 @@
 #include "src/app/terminal.h"
 
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -64,6 +65,11 @@ void Screen::end_text() {
   write_descriptor(fd_, out, name_, signals::stop_requested);
 }
 
+bool Screen::reader_gone() const {
+  pollfd p{fd_, 0, 0};
+  return ::poll(&p, 1, 0) == 1 && (p.revents & POLLERR) != 0;
+}
+
 void Screen::raw(std::string_view bytes) {
   if (bytes.empty()) return;
   line_start_ = bytes.back() == '\n';
@@ -93,6 +99,8 @@ void Terminal::line(std::string_view untrusted, Style style) {
 void Terminal::notice(std::string_view untrusted) {
   if (!options_.quiet && (err_.is_terminal() || options_.verbose > 0)) line(untrusted, Style::dim);
 }
+
+void Terminal::stats(std::string_view untrusted) { line(untrusted, Style::dim); }
 
 void Terminal::detail(std::string_view untrusted) {
   if (options_.verbose > 0) line(untrusted, Style::dim);

@@ -37,6 +37,8 @@ class Screen {
   void end_text();
   // Bytes of fathom's own, as they are.
   void raw(std::string_view bytes);
+  // True when nobody will ever read what is written: the other end of the pipe is closed.
+  bool reader_gone() const;
   // True when the last thing written ended a line, or nothing was written.
   bool at_line_start() const { return line_start_; }
 
@@ -63,6 +65,8 @@ class Terminal {
 
   // A progress note or a notice: on stderr, when it is a terminal or -v was given, and never with -q.
   void notice(std::string_view untrusted);
+  // What --stats or -v asked for: on stderr, terminal or not.
+  void stats(std::string_view untrusted);
   // With -v only.
   void detail(std::string_view untrusted);
   // A warning: on stderr unless -q.

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
+#include <vector>
 
 #include "src/base/error.h"
 #include "src/base/faults.h"
@@ -60,6 +61,45 @@ std::size_t read_descriptor(int fd, std::span<char> out, std::string_view name,
     const ssize_t n = ::read(fd, out.data(), out.size());
     if (n >= 0) return static_cast<std::size_t>(n);
     if (errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK) fail_io(name, "cannot read", errno);
+  }
+}
+
+bool wait_readable(int fd, int timeout_ms) {
+  pollfd p{fd, POLLIN, 0};
+  return ::poll(&p, 1, timeout_ms) > 0;
+}
+
+std::string read_input(int fd, std::uint64_t max_bytes, std::string_view name,
+                       const std::function<bool()>& interrupted) {
+  std::string text;
+  std::vector<char> buffer(1u << 16);
+  while (const std::size_t n = read_descriptor(fd, buffer, name, interrupted)) {
+    text.append(buffer.data(), n);
+    if (text.size() > max_bytes)
+      throw Error(Exit::io, fmt::format("{}: more than {} bytes", name, max_bytes), "give a larger --max-input")
+          .at(std::string(name));
+  }
+  return text;
+}
+
+std::string read_input(const std::string& path, std::uint64_t max_bytes, const std::function<bool()>& interrupted) {
+  int fd = -1;
+  do {
+    fd = faults::trip(faults::Site::io) ? (errno = EIO, -1) : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0 && errno == EINTR) check_interrupted(interrupted);
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) {
+    const int e = errno;
+    if (e == EIO || e == EMFILE || e == ENFILE) fail_io(path, "cannot open", e);
+    throw Error(Exit::not_found, fmt::format("{}: cannot open: {}", path, std::generic_category().message(e))).at(path);
+  }
+  try {
+    std::string text = read_input(fd, max_bytes, path, interrupted);
+    ::close(fd);
+    return text;
+  } catch (...) {
+    ::close(fd);
+    throw;
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
@@ -19,6 +20,17 @@ void write_descriptor(int fd, std::string_view text, std::string_view name,
 // `interrupted` says true after a signal. Errors: io naming `name`.
 std::size_t read_descriptor(int fd, std::span<char> out, std::string_view name,
                             const std::function<bool()>& interrupted = {});
+
+// True when `fd` has bytes or its end within `timeout_ms`; false when not, or when a signal came.
+bool wait_readable(int fd, int timeout_ms);
+
+// Reads a file, pipe or device to its end. Errors: not_found (absent, unreadable), io: larger than max_bytes ("name: more
+// than N bytes"), a directory, a failing read.
+std::string read_input(const std::string& path, std::uint64_t max_bytes,
+                       const std::function<bool()>& interrupted = {});
+// The same from an open descriptor, which stays open.
+std::string read_input(int fd, std::uint64_t max_bytes, std::string_view name,
+                       const std::function<bool()>& interrupted = {});
 
 // Opens `path` for writing as it is (a FIFO or a device), never creating it. Errors: io.
 int open_for_writing(const std::string& path);

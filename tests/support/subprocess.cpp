@@ -28,6 +28,7 @@ void read_some(int& fd, std::string& into) {
 }
 
 [[noreturn]] void start(const Process& process, int in, int out, int err) {
+  ::setpgid(0, 0);  // so that a timeout ends what a shell has started, too
   ::dup2(in, 0);
   ::dup2(out, 1);
   ::dup2(err, 2);
@@ -79,7 +80,7 @@ Outcome run(const Process& process) {
 
   Outcome outcome;
   std::string_view left = process.input ? std::string_view(*process.input) : std::string_view();
-  bool timed_out = false;
+  bool timed_out = false, signalled = false;
   const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
   while (out[0] >= 0 || err[0] >= 0) {
     if (in[1] >= 0 && left.empty()) {
@@ -87,7 +88,7 @@ Outcome run(const Process& process) {
       in[1] = -1;
     }
     pollfd fds[3] = {{out[0], POLLIN, 0}, {err[0], POLLIN, 0}, {in[1], POLLOUT, 0}};
-    ::poll(fds, 3, 100);
+    ::poll(fds, 3, 20);
     if (out[0] >= 0 && fds[0].revents != 0) read_some(out[0], outcome.out);
     if (err[0] >= 0 && fds[1].revents != 0) read_some(err[0], outcome.err);
     if (in[1] >= 0 && fds[2].revents != 0) {
@@ -96,7 +97,11 @@ Outcome run(const Process& process) {
     }
     if (!timed_out && elapsed() > process.timeout_s) {
       timed_out = true;
-      ::kill(pid, SIGKILL);
+      ::kill(-pid, SIGKILL);
+    }
+    if (process.signal != 0 && !signalled && elapsed() > process.signal_after_s) {
+      signalled = true;
+      ::kill(pid, process.signal);
     }
   }
   if (in[1] >= 0) ::close(in[1]);

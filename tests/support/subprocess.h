@@ -16,6 +16,8 @@ struct Process {
   std::map<std::string, std::string> variables;  // added to a clean environment (PATH, HOME=/nonexistent)
   std::string shell;                            // when set, `sh -c` runs this instead; $FATHOM is the program
   double timeout_s = 60;
+  int signal = 0;  // sent to the program after signal_after_s
+  double signal_after_s = 0;
 };
 
 struct Outcome {
@@ -27,8 +29,16 @@ struct Outcome {
 // The program under test: $FATHOM_BINARY, else the `fathom` beside the test program's directory.
 std::string program();
 Outcome run(const Process& process);
-inline Outcome run(std::vector<std::string> args) { return run(Process{std::move(args), {}, {}, {}, 60}); }
-inline Outcome shell(std::string command) { return run(Process{{}, {}, {}, std::move(command), 60}); }
+inline Outcome run(std::vector<std::string> args) {
+  Process p;
+  p.args = std::move(args);
+  return run(p);
+}
+inline Outcome shell(std::string command) {
+  Process p;
+  p.shell = std::move(command);
+  return run(p);
+}
 
 // A directory that is removed with its files at the end of the test.
 class TemporaryDirectory {

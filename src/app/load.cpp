@@ -1,0 +1,91 @@
+#include "src/app/load.h"
+
+#include <sys/random.h>
+
+#include "src/app/input.h"
+#include "src/base/descriptor.h"
+
+namespace fathom {
+namespace {
+
+BackendChoice backend_of(const Options& o) {
+  return o.backend == "cuda" ? BackendChoice::cuda : o.backend == "cpu" ? BackendChoice::cpu : BackendChoice::automatic;
+}
+
+// The text behind --template: a file that exists, else a name for the engine to know.
+std::optional<std::string> template_of(App& app) {
+  const auto& wanted = app.options.chat_template;
+  if (!wanted) return std::nullopt;
+  const bool path = wanted->find('/') != wanted->npos || wanted->find(".jinja") != wanted->npos;
+  return path ? read_prompt_file(*wanted, 1u << 20, app.terminal) : *wanted;
+}
+
+// 53 bits, so that every reader of JSON keeps the number exact.
+std::uint64_t random_seed() {
+  std::uint64_t v = 0;
+  if (::getrandom(&v, sizeof v, 0) != sizeof v) throw Error(Exit::io, "cannot read random bytes", "give --seed");
+  return v >> 11;
+}
+
+std::string plan_line(const Engine& engine, const std::string& model) {
+  return fmt::format("{}: {:.1f} MiB of weights, {:.1f} MiB read per token; context {} ({:.1f} MiB of cache when full); {}",
+                     model, static_cast<double>(engine.weights().bytes_total) / (1 << 20),
+                     static_cast<double>(engine.weights().bytes_per_token) / (1 << 20), engine.context(),
+                     static_cast<double>(engine.plan().cache_bytes) / (1 << 20), describe(engine.numerics()));
+}
+
+}  // namespace
+
+std::string describe(const Numerics& n) {
+  return fmt::format("cache {}, prompt {}, generated {}", name(n.cache), name(n.prompt_activations),
+                     name(n.generated_activations));
+}
+
+ResolvedModel model_of(App& app) {
+  const auto wanted = app.options.model ? app.options.model : app.environment.model;
+  ResolvedModel m = resolve_model(wanted, app.environment, app.config);
+  if (m.builtin)
+    app.terminal.warning("no model was named: the built-in Minnow answers, a small model (choose another with -m)");
+  return m;
+}
+
+FileSet files_of(App& app) { return model_of(app).files; }
+
+LoadedModel load_model(App& app, bool tokenizer_required) {
+  const Options& o = app.options;
+  EngineOptions options;
+  options.backend = backend_of(o);
+  options.cache = o.cache;
+  options.activations = o.activations;
+  options.threads = o.threads;
+  options.context = o.ctx;
+  options.mmap = o.mmap;
+  options.check = o.check == CheckLevel::none     ? WeightCheck::none
+                  : o.check == CheckLevel::values ? WeightCheck::values
+                                                  : WeightCheck::quick;
+  options.tokenizer_required = tokenizer_required;
+  options.chat_template = template_of(app);
+  options.progress = [&](std::string_view what) { app.terminal.progress(what); };
+  ResolvedModel model = model_of(app);
+  LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
+  app.terminal.progress("");
+  app.terminal.detail(plan_line(*loaded.engine, loaded.name));
+  if (app.terminal.verbose() > 1)
+    for (const std::string& note : loaded.engine->notes()) app.terminal.detail(note);
+  return loaded;
+}
+
+SamplingParams sampling_of(const Options& o, const GenerationConfig& generation) {
+  SamplingParams p = default_sampling(generation);
+  p.temperature = o.temp.value_or(p.temperature);
+  p.top_p = o.top_p.value_or(p.top_p);
+  p.top_k = o.top_k.value_or(p.top_k);
+  p.min_p = o.min_p.value_or(p.min_p);
+  p.repeat_penalty = o.repeat_penalty.value_or(p.repeat_penalty);
+  p.presence_penalty = o.presence_penalty.value_or(p.presence_penalty);
+  p.frequency_penalty = o.frequency_penalty.value_or(p.frequency_penalty);
+  p.seed = o.seed ? *o.seed : random_seed();
+  return p;
+}
+
+}  // namespace fathom

@@ -1,0 +1,101 @@
+// A loaded model: everything that is read once and then only used. Immutable after load; no globals, so two engines
+// may live in one process.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/base/file.h"
+#include "src/base/numerics.h"
+#include "src/base/threads.h"
+#include "src/engine/forward.h"
+#include "src/engine/generation_config.h"
+#include "src/engine/placement.h"
+#include "src/model/checkpoint.h"
+#include "src/model/config.h"
+#include "src/model/weights.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fathom {
+
+class Exchange;
+
+enum class BackendChoice { automatic, cuda, cpu };
+// What of the weights is looked at before they are used (cli.md --check).
+enum class WeightCheck { none, quick, values };
+
+struct EngineOptions {
+  BackendChoice backend = BackendChoice::automatic;
+  CacheType cache = CacheType::bf16;
+  std::optional<ActivationType> activations;  // nothing: what the backend does best
+  std::optional<int> threads;                 // nothing: physical cores
+  std::optional<std::int32_t> context;        // nothing: see plan_cpu
+  std::optional<bool> mmap;                   // nothing: yes, unless on a network file system
+  WeightCheck check = WeightCheck::quick;
+  bool tokenizer_required = true;  // false: a directory without tokenizer files is accepted
+  // NAME of a built-in template or the text of a Jinja file; nothing: the checkpoint's own.
+  std::optional<std::string> chat_template;
+  std::function<void(std::string_view)> progress;  // "checking 163 shards"
+};
+
+class Engine {
+ public:
+  // Reads and checks a checkpoint and plans where it goes. Errors: those of its parts; bad_checkpoint when tokenizer
+  // and config belong to different models.
+  static std::unique_ptr<Engine> load(FileSet files, const EngineOptions& options);
+  ~Engine();
+
+  const std::string& label() const { return checkpoint_.files().label(); }
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const Config& config() const { return config_; }
+  const Weights& weights() const { return weights_; }
+  // Null when there are no tokenizer files and they were not required.
+  const Tokenizer* tokenizer() const { return tokenizer_.get(); }
+  // Errors: why there is none.
+  const ChatTemplate& chat_template() const;
+  const GenerationConfig& generation_config() const { return generation_; }
+  const std::vector<std::int32_t>& stop_ids() const { return stop_ids_; }
+  // Ids below this may be sampled: rows of the head without a token are padding.
+  std::int32_t valid_ids() const { return valid_ids_; }
+  const Numerics& numerics() const { return numerics_; }
+  std::int32_t context() const { return plan_.context; }
+  const CpuPlan& plan() const { return plan_; }
+  // "cpu": where it runs.
+  std::string_view backend() const { return "cpu"; }
+  // Remarks of the loader: acceptable oddities of the files.
+  const std::vector<std::string>& notes() const { return notes_; }
+  double load_seconds() const { return load_seconds_; }
+
+  // A forward pass with a cache of its own for `timelines` sequences. It uses this engine and must not outlive it;
+  // passes of one engine share its threads and run one at a time.
+  std::unique_ptr<Forward> make_forward(std::uint32_t timelines = 1) const;
+
+ private:
+  explicit Engine(Checkpoint checkpoint);
+  void load_text(const EngineOptions& options);
+  void check_same_model() const;
+
+  Checkpoint checkpoint_;
+  Config config_;
+  Weights weights_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::optional<ChatTemplate> template_;
+  std::optional<Error> no_template_;
+  GenerationConfig generation_;
+  std::vector<std::int32_t> stop_ids_;
+  std::int32_t valid_ids_ = 0;
+  Numerics numerics_;
+  CpuPlan plan_;
+  std::vector<std::string> notes_;
+  double load_seconds_ = 0;
+  std::unique_ptr<Threads> threads_;
+  std::unique_ptr<Exchange> exchange_;
+};
+
+}  // namespace fathom

@@ -1,0 +1,138 @@
+#include "src/engine/generate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+#include "src/base/error.h"
+#include "src/engine/channels.h"
+
+namespace fathom {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// The most tokens that may be generated. The context holds prompt and answer; nothing but room ends the default.
+std::size_t token_limit(const GenerationRequest& request, std::int32_t capacity) {
+  const std::size_t room = static_cast<std::size_t>(capacity);
+  if (request.prompt.size() >= room)
+    throw Error(Exit::context,
+                fmt::format("the prompt has {} tokens and the context {}: no room for an answer", request.prompt.size(),
+                            capacity),
+                "shorten the prompt or give a larger --ctx");
+  const std::size_t left = room - request.prompt.size();
+  const std::int64_t wanted = request.max_tokens.value_or(std::numeric_limits<std::int64_t>::max());
+  return std::min(left, static_cast<std::size_t>(wanted));
+}
+
+TokenRecord record(std::span<const float> logits, const TextModel& model, std::int32_t id, int alternatives) {
+  return {id, log_probability(logits, model.valid_ids, id), top_logprobs(logits, model.valid_ids, alternatives)};
+}
+
+}  // namespace
+
+std::string_view name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::stop: return "stop";
+    case FinishReason::length: return "length";
+    case FinishReason::stop_string: return "stop_string";
+    case FinishReason::interrupted: return "interrupted";
+    case FinishReason::timeout: return "timeout";
+    case FinishReason::error: return "error";
+  }
+  return "error";
+}
+
+// -- StopFilter -----------------------------------------------------------------------------------------------------
+
+std::string StopFilter::feed(std::string_view text) {
+  if (found_) return {};
+  held_ += text;
+  std::size_t first = held_.npos;
+  for (const std::string& s : stops_) first = std::min(first, held_.find(s));
+  if (first != held_.npos) {
+    found_ = true;
+    std::string before = held_.substr(0, first);
+    held_.clear();
+    return before;
+  }
+  // The longest end of the text that begins some stop string may still become one.
+  std::size_t keep = 0;
+  for (const std::string& s : stops_)
+    for (std::size_t n = std::min(s.size() - 1, held_.size()); n > keep; --n)
+      if (held_.ends_with(std::string_view(s).substr(0, n))) keep = n;
+  std::string out = held_.substr(0, held_.size() - keep);
+  held_.erase(0, held_.size() - keep);
+  return out;
+}
+
+std::string StopFilter::finish() {
+  std::string rest = std::move(held_);
+  held_.clear();
+  return found_ ? std::string() : rest;
+}
+
+// -- the loop -------------------------------------------------------------------------------------------------------
+
+GenerationResult generate(Timeline& timeline, const TextModel& model, const GenerationRequest& request,
+                          const GenerationEvents& events) {
+  const std::size_t limit = token_limit(request, timeline.capacity());
+  GenerationResult result;
+  result.prompt_tokens = request.prompt.size();
+  Channels channels(model.tokenizer, request, events, result);
+
+  const auto poll = [&]() -> std::optional<FinishReason> { return events.poll ? events.poll() : std::nullopt; };
+  // A forward pass that was stopped in the middle says Error(interrupted); the poll knows why.
+  const auto stoppable = [&](auto&& pass) -> std::optional<FinishReason> {
+    try {
+      pass();
+      return std::nullopt;
+    } catch (const Error& e) {
+      if (e.code() != Exit::interrupted) throw;
+      return poll().value_or(FinishReason::interrupted);
+    }
+  };
+  const auto finish = [&](FinishReason reason) {
+    channels.finish();
+    result.finish_reason = channels.stop_string_found() ? FinishReason::stop_string : reason;
+    return std::move(result);
+  };
+
+  std::vector<float> logits;
+  auto begin = Clock::now();
+  const auto in_prefill = stoppable([&] {
+    logits = timeline.sync(request.prompt, [&](std::size_t done) {
+      if (events.prefill) events.prefill(done, request.prompt.size());
+    });
+  });
+  result.prefill_s = seconds_since(begin);
+  if (in_prefill) return finish(*in_prefill);
+
+  begin = Clock::now();
+  std::vector<std::int32_t> history = request.prompt;
+  for (;;) {
+    if (const auto reason = poll()) return finish(*reason);
+    const auto position = static_cast<std::int64_t>(history.size()) - 1;
+    const auto forced = channels.forced_id();
+    const std::int32_t id =
+        forced ? *forced : sample(logits, model.valid_ids, history, request.sampling, position);
+    if (request.logprobs) result.logprobs.push_back(record(logits, model, id, *request.logprobs));
+    result.ids.push_back(id);
+    history.push_back(id);
+    const bool ends = !forced && !request.ignore_eos &&
+                      std::binary_search(model.stop_ids.begin(), model.stop_ids.end(), id);
+    if (!ends) channels.feed(id);
+    if (events.step) events.step(result.ids.size(), channels.in_thinking());
+    if (ends) return finish(FinishReason::stop);
+    if (channels.stop_string_found()) return finish(FinishReason::stop_string);
+    if (result.ids.size() == limit) return finish(FinishReason::length);
+    const auto in_step = stoppable([&] { logits = timeline.append(id); });
+    result.decode_s = seconds_since(begin);
+    if (in_step) return finish(*in_step);
+    ++result.decode_steps;
+  }
+}
+
+}  // namespace fathom

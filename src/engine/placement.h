@@ -1,0 +1,27 @@
+// What lives where and how much of it fits: computed before anything large is allocated.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "src/base/numerics.h"
+#include "src/model/config.h"
+
+namespace fathom {
+
+// Bytes that this process may still allocate: MemAvailable, or less where a control group says so; nothing when neither
+// can be read.
+std::optional<std::uint64_t> available_memory();
+
+struct CpuPlan {
+  std::int32_t context = 0;               // positions
+  std::uint64_t cache_bytes = 0;          // of all of them, committed as they are used
+  std::optional<std::uint64_t> available;  // bytes
+};
+
+// The context: `wanted`, else min(max_position_embeddings, what fits in the available memory, 32768).
+// Errors: usage when wanted exceeds max_position_embeddings, out_of_memory with the numbers when it does not fit.
+CpuPlan plan_cpu(const Config& config, CacheType cache, std::optional<std::int32_t> wanted,
+                 std::optional<std::uint64_t> available);
+
+}  // namespace fathom

@@ -1,0 +1,42 @@
+#include "src/engine/prompt.h"
+
+#include "src/base/error.h"
+
+namespace fathom {
+namespace {
+
+std::string tail_of(std::string_view text) { return std::string(text.substr(text.size() - std::min<std::size_t>(text.size(), 64))); }
+
+}  // namespace
+
+Prompt chat_prompt(const Engine& engine, std::span<const Message> messages, std::optional<bool> thinking) {
+  RenderOptions options;
+  options.thinking = thinking;
+  options.continue_final_message = !messages.empty() && messages.back().role == "assistant";
+  options.add_generation_prompt = !options.continue_final_message;
+  const std::vector<RenderedPiece> pieces = engine.chat_template().render(messages, options);
+  Prompt prompt;
+  for (const RenderedPiece& p : pieces) prompt.tail = tail_of(prompt.tail + p.text);
+  prompt.ids = encode(*engine.tokenizer(), pieces);
+  return prompt;
+}
+
+Prompt plain_prompt(const Engine& engine, std::string_view text) {
+  const Tokenizer& tokenizer = *engine.tokenizer();
+  Prompt prompt;
+  const Tokenizer::Special& special = tokenizer.special();
+  if (special.add_bos_token)
+    if (const auto bos = tokenizer.find_added(special.bos_token)) prompt.ids.push_back(*bos);
+  const auto ids = tokenizer.encode(text, AddedTokens::plain);
+  prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
+  return prompt;
+}
+
+void check_ids(const Engine& engine, std::span<const std::int32_t> ids) {
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= engine.config().vocab_size)
+      throw Error(Exit::usage, fmt::format("token id {} at number {}: the model's vocab_size is {}", ids[i], i + 1,
+                                           engine.config().vocab_size));
+}
+
+}  // namespace fathom

@@ -1,0 +1,79 @@
+#include "src/engine/timeline.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "src/base/error.h"
+
+namespace fathom {
+namespace {
+
+// Prompt rows per call. Large enough for blocked matrix products, small enough that the activations of a long prompt
+// (the experts' outputs above all: num_experts_per_tok rows per token) stay in tens of megabytes.
+constexpr std::size_t kChunk = 512;
+
+void check_room(std::size_t needed, std::int32_t capacity) {
+  if (needed > static_cast<std::size_t>(capacity))
+    throw Error(Exit::context, fmt::format("{} tokens do not fit the context of {}", needed, capacity),
+                "shorten the prompt or give a larger --ctx");
+}
+
+}  // namespace
+
+std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted) {
+  std::vector<Row> rows(ids.size());
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    rows[i] = {ids[i], static_cast<std::int32_t>(ids_.size() + i), index_, role};
+  ForwardCall call;
+  call.rows = rows;
+  call.logit_rows = wanted;
+  ForwardResult result = forward_->forward(call);
+  ids_.insert(ids_.end(), ids.begin(), ids.end());
+  return std::move(result.logits);
+}
+
+std::vector<float> Timeline::sync(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress) {
+  if (ids.empty()) throw Error(Exit::usage, "the prompt has no tokens", "give a prompt");
+  check_room(ids.size(), capacity());
+  const auto first_difference = std::mismatch(ids_.begin(), ids_.end(), ids.begin(), ids.end()).first;
+  std::size_t keep = static_cast<std::size_t>(first_difference - ids_.begin());
+  // The last token runs again even when it is cached: its logits are wanted, and they are not kept.
+  keep = std::min(keep, ids.size() - 1);
+  ids_.resize(keep);
+  std::vector<float> logits;
+  while (ids_.size() < ids.size()) {
+    if (progress) progress(ids_.size());
+    const auto chunk = ids.subspan(ids_.size(), std::min(kChunk, ids.size() - ids_.size()));
+    const int last[] = {static_cast<int>(chunk.size()) - 1};
+    const bool final = ids_.size() + chunk.size() == ids.size();
+    logits = extend(chunk, Role::prompt, final ? std::span<const int>(last) : std::span<const int>());
+  }
+  if (progress) progress(ids.size());
+  return logits;
+}
+
+std::vector<float> Timeline::append(std::int32_t id) {
+  check_room(ids_.size() + 1, capacity());
+  const int wanted[] = {0};
+  return extend(std::span(&id, 1), Role::generated, wanted);
+}
+
+void Timeline::score(std::span<const std::int32_t> ids,
+                     const std::function<void(std::size_t, std::span<const float>)>& visit) {
+  check_room(ids.size(), capacity());
+  ids_.clear();
+  const auto vocab = static_cast<std::size_t>(forward_->config().vocab_size);
+  // At most 64 MiB of logits at a time.
+  const std::size_t chunk_rows = std::clamp<std::size_t>((64u << 20) / sizeof(float) / vocab, 1, kChunk);
+  while (ids_.size() < ids.size()) {
+    const std::size_t begin = ids_.size();
+    const auto chunk = ids.subspan(begin, std::min(chunk_rows, ids.size() - begin));
+    std::vector<int> wanted(chunk.size());
+    std::iota(wanted.begin(), wanted.end(), 0);
+    const std::vector<float> logits = extend(chunk, Role::prompt, wanted);
+    for (std::size_t i = 0; i < chunk.size(); ++i)
+      visit(begin + i, std::span(logits).subspan(i * vocab, vocab));
+  }
+}
+
+}  // namespace fathom

@@ -1,0 +1,42 @@
+// One sequence of tokens and how much of it the cache already holds.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "src/engine/forward.h"
+
+namespace fathom {
+
+class Timeline {
+ public:
+  // `forward` outlives the timeline; `index` names its rows in the cache and is used by one timeline only.
+  explicit Timeline(Forward& forward, std::uint32_t index = 0) : forward_(&forward), index_(index) {}
+
+  // The tokens whose rows are cached, in order.
+  std::span<const std::int32_t> ids() const { return ids_; }
+  std::int32_t capacity() const { return forward_->capacity(); }
+
+  // Makes the sequence exactly `ids`: the cached prefix that equals it is kept, the rest goes through the model as
+  // prompt rows, in chunks that change nothing but the memory needed. Returns the logits after the last token.
+  // `progress` is told how many of ids.size() tokens are done. Stopped in the middle (Error(interrupted)), the chunks
+  // done stay. Errors: context when ids exceed the capacity, usage when ids is empty, those of Forward.
+  std::vector<float> sync(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress = {});
+
+  // One sampled token more. Returns the logits after it. Errors: context when full.
+  std::vector<float> append(std::int32_t id);
+
+  // Logits after every token of `ids`, in order, as prompt rows from an empty sequence: visit(i, logits after ids[i]).
+  void score(std::span<const std::int32_t> ids, const std::function<void(std::size_t, std::span<const float>)>& visit);
+
+ private:
+  // Appends rows of one role and returns the logits of the wanted ones (indices into `ids`).
+  std::vector<float> extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted);
+  Forward* forward_;
+  std::uint32_t index_;
+  std::vector<std::int32_t> ids_;
+};
+
+}  // namespace fathom
