@@ -17,28 +17,28 @@
 namespace fathom {
 
 struct Message {
-  std::string role;  // system, user, assistant, tool
-  std::string content;
-  std::string reasoning_content;  // empty: none
-  json::Value tool_calls;         // null: none; handed to the template as given, `content` then none if empty
-  std::string name;               // empty: none
-  std::string tool_call_id;       // of a tool's answer; empty: none
+  std::string role{};  // system, user, assistant, tool
+  std::string content{};
+  std::string reasoning_content{};  // empty: none
+  json::Value tool_calls{};    // null: none; handed to the template as given, `content` then none if empty
+  std::string name{};          // empty: none
+  std::string tool_call_id{};  // of a tool's answer; empty: none
 };
 
 // A run of rendered text from one origin.
 struct RenderedPiece {
-  std::string text;
+  std::string text{};
   bool from_message = false;  // never matched against added tokens
 };
 
 struct RenderOptions {
   bool add_generation_prompt = true;
-  std::optional<bool> thinking;  // sets `thinking` and `enable_thinking` when given
-  json::Value tools;             // null: none
+  std::optional<bool> thinking{};  // sets `thinking` and `enable_thinking` when given
+  json::Value tools{};             // null: none
   // The last message is the beginning of the answer: the rendering ends behind its content. Needs no
   // generation prompt.
   bool continue_final_message = false;
-  std::optional<std::int64_t> now;  // seconds since the epoch, for strftime_now; not given: the clock's
+  std::optional<std::int64_t> now{};  // seconds since the epoch, for strftime_now; not given: the clock's
 };
 
 class ChatTemplate {
