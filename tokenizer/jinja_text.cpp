@@ -149,6 +149,7 @@ bool is_printable(std::uint32_t c) {
 std::size_t find(std::string_view s, std::string_view needle, std::size_t from) {
   if (from > s.size()) return std::string_view::npos;
   if (needle.empty()) return from;
+  if (from == s.size()) return std::string_view::npos;  // memmem takes no null
   const void* hit = memmem(s.data() + from, s.size() - from, needle.data(), needle.size());
   return hit ? static_cast<std::size_t>(static_cast<const char*>(hit) - s.data()) : std::string_view::npos;
 }
