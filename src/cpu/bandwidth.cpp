@@ -1,5 +1,6 @@
 #include "src/cpu/bandwidth.h"
 
+#include <emmintrin.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -13,22 +14,24 @@
 namespace fathom::cpu {
 namespace {
 
-constexpr std::int64_t kPage = 4096;
+constexpr std::int64_t kPage = 4096, kLine = 64;
 
-// Sum of all 8-byte words, in eight chains, so that loads and not additions limit the speed.
+// Sum of all 8-byte words, read as four streams a quarter apart: the pattern that reads fastest.
 std::uint64_t sum_words(const std::byte* p, std::int64_t bytes) {
-  std::uint64_t sums[8] = {};
-  for (std::int64_t i = 0; i < bytes; i += 64) {
-    __builtin_prefetch(p + i + 2048);
-    for (int k = 0; k < 8; ++k) {
-      std::uint64_t word;
-      std::memcpy(&word, p + i + 8 * k, 8);
-      sums[k] += word;
-    }
-  }
-  std::uint64_t sum = 0;
-  for (std::uint64_t s : sums) sum += s;
-  return sum;
+  const std::int64_t quarter = bytes / 4 / kLine * kLine;
+  __m128i sums[4] = {};
+  const auto add_line = [&](const std::byte* line) {
+    _mm_prefetch(reinterpret_cast<const char*>(line) + 2048, _MM_HINT_T0);
+    for (int i = 0; i < 4; ++i)
+      sums[i] = _mm_add_epi64(sums[i], _mm_loadu_si128(reinterpret_cast<const __m128i*>(line + 16 * i)));
+  };
+  for (std::int64_t i = 0; i < quarter; i += kLine)
+    for (int stream = 0; stream < 4; ++stream) add_line(p + stream * quarter + i);
+  for (std::int64_t i = 4 * quarter; i < bytes; i += kLine) add_line(p + i);
+  std::uint64_t words[2];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(words),
+                   _mm_add_epi64(_mm_add_epi64(sums[0], sums[1]), _mm_add_epi64(sums[2], sums[3])));
+  return words[0] + words[1];
 }
 
 class Region {

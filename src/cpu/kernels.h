@@ -58,17 +58,15 @@ struct TileArgs {
   bool add;               // false: this is the first chunk
 };
 
-// y[t] (+)= scale * panel^T x[t]: the transposed product, over weight rows that share a scale.
+// sum[t] += panel^T x[t], row after row: the transposed product over a few weight rows.
 struct AbsorbArgs {
-  const float* panel;  // (rows, kPiece)
+  const float* panel;  // (rows, columns)
   std::int64_t rows;
-  const float* const* x;  // (T) rows of `rows` values
+  std::int64_t columns;   // a multiple of kPiece
+  const float* const* x;  // (T) rows, each of at least x_offset + rows values
   std::int64_t x_offset;
-  float* const* y;  // (T) rows of kPiece values
-  std::int64_t y_offset;
+  float* sum;  // (T, columns)
   std::int64_t T;
-  float scale;
-  bool add;
 };
 
 // Attention of up to kTileHeads heads of one token over one tile of keys: m = max score, p = exp(score - m),

@@ -76,6 +76,8 @@ void decode_codes(const std::byte* codes, std::int64_t count, float* out) {
   constexpr int kVectors = kPiece / V::kLanes;
   for (std::int64_t i = 0; i < count; i += kPiece) {
     typename V::F w[kVectors];
+    for (std::int64_t line = 0; line < kPiece * code_bytes(D); line += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(codes) + i * code_bytes(D) + 2048 + line);
     V::template decode<D>(codes + i * code_bytes(D), w);
 #pragma GCC unroll 64
     for (int v = 0; v < kVectors; ++v) V::store(out + i + v * V::kLanes, w[v]);
@@ -166,14 +168,15 @@ FATHOM_INLINE void absorb_of(const AbsorbArgs& a, std::int64_t t) {
   // At most four vectors of columns at a time, so that X times four sums fit in registers.
   constexpr int kVectors = kPiece / V::kLanes < 4 ? kPiece / V::kLanes : 4;
   constexpr int kStep = kVectors * V::kLanes;
-  for (int column = 0; column < kPiece; column += kStep) {
+  for (std::int64_t column = 0; column < a.columns; column += kStep) {
     F sum[X][kVectors];
 #pragma GCC unroll 8
     for (int c = 0; c < X; ++c)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[c][v] = V::zero();
+      for (int v = 0; v < kVectors; ++v)
+        sum[c][v] = V::load(a.sum + (t + c) * a.columns + column + v * V::kLanes);
     for (std::int64_t r = 0; r < a.rows; ++r) {
-      const float* w = a.panel + r * kPiece + column;
+      const float* w = a.panel + r * a.columns + column;
       F wv[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) wv[v] = V::load(w + v * V::kLanes);
@@ -184,16 +187,11 @@ FATHOM_INLINE void absorb_of(const AbsorbArgs& a, std::int64_t t) {
         for (int v = 0; v < kVectors; ++v) sum[c][v] = V::fma(wv[v], xv, sum[c][v]);
       }
     }
-    const F scale = V::set1(a.scale);
 #pragma GCC unroll 8
-    for (int c = 0; c < X; ++c) {
-      float* y = a.y[t + c] + a.y_offset + column;
+    for (int c = 0; c < X; ++c)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        const F old = a.add ? V::load(y + v * V::kLanes) : V::zero();
-        V::store(y + v * V::kLanes, V::fma(sum[c][v], scale, old));
-      }
-    }
+      for (int v = 0; v < kVectors; ++v)
+        V::store(a.sum + (t + c) * a.columns + column + v * V::kLanes, sum[c][v]);
   }
 }
 
