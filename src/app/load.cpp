@@ -75,6 +75,10 @@ LoadedModel load_model(App& app, bool tokenizer_required) {
   return loaded;
 }
 
+std::unique_ptr<Forward> forward_of(const App& app, const Engine& engine) {
+  return app.hooks.make_forward ? app.hooks.make_forward(engine) : engine.make_forward();
+}
+
 SamplingParams sampling_of(const Options& o, const GenerationConfig& generation) {
   SamplingParams p = default_sampling(generation);
   p.temperature = o.temp.value_or(p.temperature);
