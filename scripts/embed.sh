@@ -8,7 +8,7 @@ table=""
 i=0
 for file in "$directory"/*; do
   name=$(basename "$file")
-  case $name in *.md) continue ;; esac # the card is for people
+  case $name in *.md | questions.jsonl) continue ;; esac # for people and for `fathom eval`, not for running
   printf '  .balign 64\nfathom_file_%d:\n  .incbin "%s"\nfathom_file_%d_end:\nfathom_name_%d:\n  .asciz "%s"\n' \
     $i "$file" $i $i "$name"
   table="$table  .quad fathom_name_$i, fathom_file_$i, fathom_file_${i}_end

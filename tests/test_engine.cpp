@@ -188,6 +188,46 @@ TEST_CASE("generate: chat drops newlines before the content, plain text keeps th
   CHECK(f.go().content == "\n\n\nHi\n");
 }
 
+TEST_CASE("generate: thinking is parted, counted and closed by its budget") {
+  // ids: 1 <think>, 2 </think>, 3 "so", 4 "4"
+  const TableTokenizer tokenizer({"<eos>", "<think>", "</think>", "so", "4"}, {0, 1, 2});
+  GenerationRequest request;
+  request.prompt = {3};
+  request.sampling.temperature = 0;
+  request.markers = find_think_markers(tokenizer, "");
+  request.prompt_tail = "<think>\n";
+  REQUIRE(request.markers.known);
+  const std::vector<std::int32_t> stops{0};
+  const auto go = [&](std::vector<std::int32_t> script) {
+    ScriptedForward forward(5, 64, std::move(script));
+    Timeline timeline(forward);
+    return generate(timeline, {&tokenizer, stops, 5}, request, {});
+  };
+  GenerationResult r = go({3, 3, 2, 4, 0});
+  CHECK(r.reasoning == "soso");
+  CHECK(r.content == "4");
+  CHECK(r.reasoning_tokens == 3);
+  // The script would think on; after two tokens the end marker is put in its place, then the model goes on.
+  request.think_budget = 2;
+  r = go({3, 3, 3, 4, 0});
+  CHECK(r.ids == std::vector<std::int32_t>{3, 3, 2, 4, 0});
+  CHECK(r.reasoning == "soso");
+  CHECK(r.content == "4");
+  request.think_budget = 0;
+  r = go({3, 4, 0});
+  CHECK(r.ids == std::vector<std::int32_t>{2, 4, 0});
+  CHECK(r.reasoning.empty());
+  request.think_budget.reset();
+  // A stop string does not act on the thinking.
+  request.stop = {"so"};
+  CHECK(go({3, 2, 4, 0}).content == "4");
+  CHECK(go({3, 2, 4, 3, 0}).finish_reason == FinishReason::stop_string);
+  // Without a split the markers are no text, but the rest is all content.
+  request.stop.clear();
+  request.chat = false;
+  CHECK(go({3, 2, 4, 0}).content == "so4");
+}
+
 TEST_CASE("generate: interruption and timeout keep what was said") {
   Fixture f({"a", "b", "c"});
   int polls = 0;

@@ -1,9 +1,6 @@
 // The whole program behind main(), and what every command is given.
 #pragma once
 
-#include <functional>
-#include <memory>
-
 #include "src/app/config_file.h"
 #include "src/app/environment.h"
 #include "src/app/options.h"
@@ -12,17 +9,8 @@
 
 namespace fathom {
 
-class Engine;
-class Forward;
-
-// Where tests put parts of their own in place of the real ones.
-struct AppHooks {
-  // The forward pass of a loaded engine; unset: the engine's own.
-  std::function<std::unique_ptr<Forward>(const Engine&)> make_forward;
-};
-
 // Runs the command line and returns the exit code. Prints any Error as cli.md says.
-int app_main(int argc, char** argv, const AppHooks& hooks = {});
+int app_main(int argc, char** argv);
 
 // What a command works with. Commands return the exit code of a run that went well, and throw Error otherwise.
 struct App {
@@ -30,7 +18,6 @@ struct App {
   const Environment& environment;
   const ConfigFile& config;  // empty when there is none
   Terminal& terminal;
-  const AppHooks& hooks;
 };
 
 // {"schema":"fathom.error/1","error":{...}} on one line, without the newline.

@@ -51,7 +51,7 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"messages", 0, text, "FILE", "", only(run), "JSON array of {role, content}; excludes PROMPT"},
     {"batch", 0, text, "FILE", "", only(run), "JSONL of requests, one load for all"},
     {"raw", 0, flag, "", "", only(run), "no chat template; plain continuation"},
-    {"ids", 0, text, "LIST|@FILE", "", only(run), "the prompt is these token ids"},
+    {"ids", 0, text, "LIST|@FILE", "", run | eval, "the prompt is these token ids; eval: FILE.jsonl of {\"ids\": [...]}"},
     {"max-input", 0, size, "SIZE", "64MiB", kGenerate, "limit on stdin and prompt files"},
     {"template", 0, text, "NAME|FILE", "from the checkpoint", kGenerate, "chat template"},
     // How much and how it is sampled

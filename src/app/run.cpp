@@ -14,7 +14,7 @@ namespace {
 
 Prompt make_prompt(const Engine& engine, const Input& input, const Options& options) {
   switch (input.kind) {
-    case Input::Kind::ids: check_ids(engine, input.ids); return {input.ids, {}};
+    case Input::Kind::ids: check_ids(engine, input.ids); return {input.ids, {}, {}};
     case Input::Kind::plain: return plain_prompt(engine, input.text);
     case Input::Kind::chat: break;
   }
@@ -25,6 +25,7 @@ GenerationRequest make_request(const Engine& engine, const Options& options, con
   GenerationRequest r;
   Prompt prompt = make_prompt(engine, input, options);
   r.prompt = std::move(prompt.ids);
+  r.markers = std::move(prompt.markers);
   r.prompt_tail = std::move(prompt.tail);
   r.chat = input.kind == Input::Kind::chat;
   r.sampling = sampling_of(options, engine.generation_config());
@@ -133,7 +134,7 @@ Exit run_command(App& app) {
   const Engine& engine = *model.engine;
   const GenerationRequest request = make_request(engine, o, input);
 
-  const std::unique_ptr<Forward> forward = forward_of(app, engine);
+  const std::unique_ptr<Forward> forward = engine.make_forward();
   forward->stop_requested = signals::stop_requested;
   Timeline timeline(*forward);
   RunRecord record{.model = model.name,

@@ -1,44 +1,72 @@
 #include "src/engine/channels.h"
 
+#include <utility>
+
 namespace fathom {
 
 Channels::Channels(const Tokenizer* tokenizer, const GenerationRequest& request, const GenerationEvents& events,
                    GenerationResult& result)
     : request_(request), events_(events), result_(result), tokenizer_(tokenizer), stops_(request.stop) {
-  if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
+  if (tokenizer == nullptr) return;
+  decoder_.emplace(*tokenizer);
+  if (request.chat) splitter_.emplace(request.markers, prompt_thinking(request.prompt_tail, request.markers));
 }
 
 void Channels::feed(std::int32_t id) {
-  if (!decoder_) return;
-  if (tokenizer_->is_control(id)) return;
-  content(decoder_->feed(id));
+  const bool thought = in_thinking();
+  if (decoder_) {
+    if (splitter_ && splitter_->is_marker(id)) {
+      text(decoder_->finish());  // a character cut short by a marker
+      emit(splitter_->feed_marker(id));
+    } else if (!tokenizer_->is_control(id)) {
+      text(decoder_->feed(id));
+    }
+  }
+  // The markers belong to the thinking, as they are paid for like it.
+  if (thought || in_thinking()) ++result_.reasoning_tokens;
 }
 
 void Channels::finish() {
   if (!decoder_) return;
-  content(decoder_->finish());
+  text(decoder_->finish());
+  if (splitter_) emit(splitter_->finish());
   emit_content(stops_.finish());
 }
 
-std::optional<std::int32_t> Channels::forced_id() { return std::nullopt; }
+std::optional<std::int32_t> Channels::forced_id() {
+  const auto& ids = request_.markers.close_ids;
+  if (forced_ == 0) {
+    const bool spent = request_.think_budget && in_thinking() &&
+                       std::cmp_greater_equal(result_.reasoning_tokens, *request_.think_budget);
+    if (!spent || ids.empty()) return std::nullopt;
+  }
+  // All of them have been given once; a block that the model opens again is closed again.
+  if (forced_ >= ids.size()) {
+    forced_ = 0;
+    return std::nullopt;
+  }
+  return ids[forced_++];
+}
 
-void Channels::reasoning(std::string_view text) {
-  if (text.empty()) return;
-  // Newlines around the thinking belong to its markers.
-  std::string joined = held_newlines_ + std::string(text);
-  if (result_.reasoning.empty()) joined.erase(0, std::min(joined.find_first_not_of('\n'), joined.size()));
-  const std::size_t end = joined.find_last_not_of('\n') + 1;  // npos + 1 is 0
-  held_newlines_ = joined.substr(end);
-  joined.resize(end);
-  if (joined.empty()) return;
-  result_.reasoning += joined;
-  if (events_.reasoning) events_.reasoning(joined);
+void Channels::text(std::string_view decoded) {
+  if (decoded.empty()) return;
+  if (splitter_) {
+    emit(splitter_->feed(decoded));
+  } else {
+    content(decoded);
+  }
+}
+
+void Channels::emit(const ThinkSplitter::Delta& delta) {
+  if (!delta.reasoning.empty()) {
+    result_.reasoning += delta.reasoning;
+    if (events_.reasoning) events_.reasoning(delta.reasoning);
+  }
+  content(delta.content);
 }
 
 void Channels::content(std::string_view text) {
-  if (request_.chat && result_.content.empty())
-    text.remove_prefix(std::min(text.find_first_not_of('\n'), text.size()));
-  emit_content(stops_.feed(text));
+  if (!text.empty()) emit_content(stops_.feed(text));
 }
 
 void Channels::emit_content(std::string_view text) {

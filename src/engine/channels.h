@@ -7,12 +7,13 @@
 #include <string_view>
 
 #include "src/engine/generate.h"
+#include "tokenizer/think_markers.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fathom {
 
-// Decodes ids to whole characters, parts thinking from content, drops the newlines around both, and ends the content
-// at a stop string. Writes into `result` and tells `events`.
+// Decodes ids to whole characters, parts thinking from content and ends the content at a stop string. Writes into
+// `result` and tells `events`.
 class Channels {
  public:
   // References must outlive this. tokenizer may be null: there is no text then.
@@ -22,13 +23,14 @@ class Channels {
   void feed(std::int32_t id);
   // Emits what was held back: no more ids follow.
   void finish();
-  bool in_thinking() const { return in_thinking_; }
+  bool in_thinking() const { return splitter_ && splitter_->in_thinking(); }
   bool stop_string_found() const { return stops_.found(); }
   // The id that the thinking budget prescribes next; nothing while sampling is free.
   std::optional<std::int32_t> forced_id();
 
  private:
-  void reasoning(std::string_view text);
+  void text(std::string_view decoded);
+  void emit(const ThinkSplitter::Delta& delta);
   void content(std::string_view text);
   void emit_content(std::string_view text);
 
@@ -37,9 +39,9 @@ class Channels {
   GenerationResult& result_;
   const Tokenizer* tokenizer_;
   std::optional<StreamDecoder> decoder_;
+  std::optional<ThinkSplitter> splitter_;
   StopFilter stops_;
-  bool in_thinking_ = false;
-  std::string held_newlines_;  // of the thinking: dropped when nothing follows
+  std::size_t forced_ = 0;  // of the closing ids; all of them: the block was closed by the budget
 };
 
 }  // namespace fathom

@@ -11,6 +11,7 @@
 
 #include "src/engine/sampler.h"
 #include "src/engine/timeline.h"
+#include "tokenizer/think_markers.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fathom {
@@ -33,8 +34,10 @@ struct GenerationRequest {
   bool ignore_eos = false;
   std::optional<std::int64_t> think_budget;  // tokens of thinking after which its end is forced
   std::optional<int> logprobs;               // how many alternatives are recorded with each token
-  // Chat: thinking goes its own way, and newlines before the content are dropped. Otherwise the text is exact.
+  // Chat: thinking goes its own way, and newlines around it and before the content are dropped. Otherwise the text is
+  // exact.
   bool chat = true;
+  ThinkMarkers markers;
   std::string prompt_tail;  // end of the rendered prompt: shows whether the answer begins inside a thinking block
 };
 

@@ -7,6 +7,19 @@ namespace {
 
 std::string tail_of(std::string_view text) { return std::string(text.substr(text.size() - std::min<std::size_t>(text.size(), 64))); }
 
+// --think and --no-think ask the model. A template that answers otherwise is not run against the user's word.
+void check_thinking(bool thinking, const ThinkMarkers& markers, PromptThinking rendered) {
+  if (!thinking && rendered == PromptThinking::open)
+    throw Error(Exit::unsupported, "--no-think: this model's template opens a thinking block all the same",
+                "leave --no-think out; --hide-thinking only hides it");
+  if (thinking && !markers.known)
+    throw Error(Exit::unsupported, fmt::format("--think: neither template nor vocabulary knows {}", markers.open),
+                "leave --think out");
+  if (thinking && rendered == PromptThinking::closed)
+    throw Error(Exit::unsupported, "--think: this model's template closes the thinking block at once",
+                "leave --think out, or give another --template");
+}
+
 }  // namespace
 
 Prompt chat_prompt(const Engine& engine, std::span<const Message> messages, std::optional<bool> thinking) {
@@ -17,6 +30,10 @@ Prompt chat_prompt(const Engine& engine, std::span<const Message> messages, std:
   const std::vector<RenderedPiece> pieces = engine.chat_template().render(messages, options);
   Prompt prompt;
   for (const RenderedPiece& p : pieces) prompt.tail = tail_of(prompt.tail + p.text);
+  prompt.markers = find_think_markers(*engine.tokenizer(), engine.chat_template().source());
+  // In the beginning of an answer the block may have been closed by hand.
+  if (thinking && !options.continue_final_message)
+    check_thinking(*thinking, prompt.markers, prompt_thinking(prompt.tail, prompt.markers));
   prompt.ids = encode(*engine.tokenizer(), pieces);
   return prompt;
 }

@@ -10,12 +10,14 @@
 
 #include "src/engine/engine.h"
 #include "tokenizer/chat_template.h"
+#include "tokenizer/think_markers.h"
 
 namespace fathom {
 
 struct Prompt {
   std::vector<std::int32_t> ids;
-  std::string tail;  // end of the rendered text, at most 64 bytes: shows whether a thinking block is open
+  ThinkMarkers markers;  // unknown for a plain prompt
+  std::string tail;      // end of the rendered text, at most 64 bytes: shows whether a thinking block is open
 };
 
 // Messages rendered by the model's template, with the generation prompt. A last message of role assistant is a prefix

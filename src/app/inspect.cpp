@@ -1,0 +1,200 @@
+// fathom inspect and fathom models: what is in a checkpoint, and which there are. Headers only.
+#include "src/app/commands.h"
+#include "src/app/load.h"
+#include "src/base/text.h"
+#include "src/model/rope.h"
+
+namespace fathom {
+namespace {
+
+json::Value text(std::string_view s) { return json::Value(std::string(s)); }
+json::Value integer(std::int64_t n) { return json::Value(std::int64_t{n}); }
+
+std::string_view name(ScoringFunc f) { return f == ScoringFunc::softmax ? "softmax" : "sigmoid"; }
+std::string_view name(TopkMethod m) {
+  return m == TopkMethod::greedy ? "greedy" : m == TopkMethod::noaux_tc ? "noaux_tc" : "group_limited_greedy";
+}
+
+// Parameters by stored type: "F8_E4M3" -> elements.
+std::map<std::string, std::uint64_t> elements_by_type(const Checkpoint& checkpoint) {
+  std::map<std::string, std::uint64_t> counts;
+  for (const auto& [tensor, view] : checkpoint.tensors())
+    counts[std::string(dtype_name(view.dtype))] += view.bytes / dtype_size(view.dtype);
+  return counts;
+}
+
+json::Value config_value(const Config& c) {
+  json::Object o{{"model_type", text(c.model_type)},
+                 {"architecture", text(c.architecture)},
+                 {"hidden_size", integer(c.hidden_size)},
+                 {"num_hidden_layers", integer(c.num_hidden_layers)},
+                 {"num_attention_heads", integer(c.num_attention_heads)},
+                 {"q_lora_rank", c.q_lora_rank == 0 ? json::Value() : integer(c.q_lora_rank)},
+                 {"kv_lora_rank", integer(c.kv_lora_rank)},
+                 {"qk_nope_head_dim", integer(c.qk_nope_head_dim)},
+                 {"qk_rope_head_dim", integer(c.qk_rope_head_dim)},
+                 {"v_head_dim", integer(c.v_head_dim)},
+                 {"intermediate_size", integer(c.intermediate_size)},
+                 {"moe_intermediate_size", integer(c.moe_intermediate_size)},
+                 {"n_shared_experts", integer(c.n_shared_experts)},
+                 {"first_k_dense_replace", integer(c.first_k_dense_replace)},
+                 {"n_routed_experts", integer(c.router.n_routed_experts)},
+                 {"num_experts_per_tok", integer(c.router.num_experts_per_tok)},
+                 {"n_group", integer(c.router.n_group)},
+                 {"topk_group", integer(c.router.topk_group)},
+                 {"scoring_func", text(name(c.router.scoring_func))},
+                 {"topk_method", text(name(c.router.topk_method))},
+                 {"num_nextn_predict_layers", integer(c.num_nextn_predict_layers)},
+                 {"vocab_size", integer(c.vocab_size)},
+                 {"max_position_embeddings", integer(c.max_position_embeddings)},
+                 {"yarn_factor", c.yarn ? json::Value(c.yarn->factor) : json::Value()},
+                 {"fp8", json::Value(bool{c.fp8})}};
+  return json::Value(std::move(o));
+}
+
+struct Facts {
+  ResolvedModel model;
+  Config config;
+  Checkpoint checkpoint;
+  Weights weights;
+  std::vector<std::string> unknown;
+  std::string tokenizer;  // or why there is none
+  std::uint64_t bytes = 0;
+};
+
+Facts read_facts(App& app) {
+  ResolvedModel model = app.options.positionals.empty()
+                            ? model_of(app)
+                            : resolve_model(app.options.positionals[0], app.environment, app.config);
+  Config config = read_config(model.files);
+  Checkpoint checkpoint = Checkpoint::open(model.files);
+  Facts f{std::move(model), std::move(config), std::move(checkpoint), {}, {}, {}, 0};
+  f.weights = bind_weights(f.checkpoint, f.config, {}, &f.unknown);
+  for (const Checkpoint::Shard& s : f.checkpoint.shards()) f.bytes += s.size;
+  try {
+    f.tokenizer = Tokenizer::load(f.checkpoint.files())->describe();
+  } catch (const Error& e) {
+    f.tokenizer = fmt::format("none: {}", e.what());
+  }
+  return f;
+}
+
+std::string inspect_json(const Facts& f, bool tensors) {
+  json::Object elements;
+  for (const auto& [type, n] : elements_by_type(f.checkpoint))
+    elements.emplace_back(type, integer(static_cast<std::int64_t>(n)));
+  json::Array notes;
+  for (const std::string& n : f.checkpoint.notes()) notes.push_back(text(n));
+  for (const std::string& n : f.unknown) notes.push_back(text("not used: " + n));
+  json::Object o{{"schema", text("fathom.inspect/1")},
+                 {"model", text(f.model.name)},
+                 {"fingerprint", text(f.checkpoint.fingerprint())},
+                 {"config", config_value(f.config)},
+                 {"shards", integer(static_cast<std::int64_t>(f.checkpoint.shards().size()))},
+                 {"bytes", json::Value(std::uint64_t{f.bytes})},
+                 {"bytes_per_token", integer(f.weights.bytes_per_token)},
+                 {"elements", json::Value(std::move(elements))},
+                 {"tokenizer", text(f.tokenizer)},
+                 {"notes", json::Value(std::move(notes))}};
+  if (tensors) {
+    json::Array list;
+    for (const auto& [tensor, view] : f.checkpoint.tensors()) {
+      json::Array shape;
+      for (std::int64_t d : view.shape) shape.push_back(integer(d));
+      list.emplace_back(json::Object{{"name", text(tensor)},
+                                     {"dtype", text(dtype_name(view.dtype))},
+                                     {"shape", json::Value(std::move(shape))},
+                                     {"shard", text(f.checkpoint.shards()[f.checkpoint.shard_of(tensor)].name)}});
+    }
+    o.emplace_back("tensors", json::Value(std::move(list)));
+  }
+  return json::dump(json::Value(std::move(o))) + "\n";
+}
+
+std::string inspect_text(const Facts& f, bool tensors) {
+  const Config& c = f.config;
+  std::string out = fmt::format("{}  ({}, {})\n", f.model.name, c.model_type, c.architecture);
+  const auto line = [&](std::string_view key, const std::string& value) { out += fmt::format("  {:<12} {}\n", key, value); };
+  line("layers", fmt::format("{} ({} dense), hidden {}", c.num_hidden_layers, c.first_k_dense_replace, c.hidden_size));
+  line("attention", fmt::format("{} heads; q_lora_rank {}, kv_lora_rank {}, nope {} + rope {}, v {}",
+                                c.num_attention_heads, c.q_lora_rank, c.kv_lora_rank, c.qk_nope_head_dim,
+                                c.qk_rope_head_dim, c.v_head_dim));
+  line("experts", fmt::format("{} of {} routed (groups {} of {}), {} shared; {}, {}", c.router.num_experts_per_tok,
+                              c.router.n_routed_experts, c.router.topk_group, c.router.n_group, c.n_shared_experts,
+                              name(c.router.scoring_func), name(c.router.topk_method)));
+  line("context", fmt::format("{}{}", c.max_position_embeddings,
+                              c.yarn ? fmt::format(" (YaRN {} x {})", c.yarn->factor,
+                                                   c.yarn->original_max_position_embeddings)
+                                     : std::string()));
+  line("MTP", c.num_nextn_predict_layers == 0 ? "none" : fmt::format("{} layer(s)", c.num_nextn_predict_layers));
+  line("vocabulary", fmt::format("{}; {}", c.vocab_size, f.tokenizer));
+  std::string types;
+  for (const auto& [type, n] : elements_by_type(f.checkpoint))
+    types += fmt::format("{}{} {}", types.empty() ? "" : ", ", grouped(n), type);
+  line("stored", types);
+  line("size", fmt::format("{} bytes in {} shard(s); {} bytes read per token", grouped(f.bytes),
+                           f.checkpoint.shards().size(), grouped(static_cast<std::uint64_t>(f.weights.bytes_per_token))));
+  line("fingerprint", f.checkpoint.fingerprint());
+  for (const std::string& note : f.checkpoint.notes()) line("note", note);
+  if (!f.unknown.empty())
+    line("note", fmt::format("{} tensors are not used, the first is {}", f.unknown.size(), printable(f.unknown[0])));
+  if (tensors)
+    for (const auto& [tensor, view] : f.checkpoint.tensors())
+      out += fmt::format("{}  {}  {}\n", printable(tensor), describe(view),
+                         f.checkpoint.shards()[f.checkpoint.shard_of(tensor)].name);
+  return out;
+}
+
+}  // namespace
+
+Exit inspect_command(App& app) {
+  if (app.options.plan) throw Error(Exit::unsupported, "inspect --plan is not part of this build");
+  const Facts facts = read_facts(app);
+  if (app.options.json) {
+    app.terminal.out().raw(inspect_json(facts, app.options.tensors));
+  } else {
+    app.terminal.out().text(inspect_text(facts, app.options.tensors));
+    app.terminal.out().end_text();
+  }
+  return Exit::ok;
+}
+
+Exit models_command(App& app) {
+  json::Array list;
+  std::string out;
+  const auto available = available_memory();
+  for (const CachedModel& m : cached_models(app.environment)) {
+    json::Object o{{"name", text(m.name)}, {"revision", text(m.revision)}, {"directory", text(m.directory)}};
+    std::string status, family;
+    std::uint64_t bytes = 0;
+    try {
+      const FileSet files = FileSet::directory(m.directory);
+      family = read_config(files).model_type;
+      const Checkpoint checkpoint = Checkpoint::open(files);
+      for (const Checkpoint::Shard& s : checkpoint.shards()) bytes += s.size;
+      // The CPU maps the weights: what does not fit is read from disk again for every token.
+      status = available && bytes > *available ? "complete, larger than the free memory" : "complete";
+    } catch (const Error& e) {
+      status = fmt::format("{}: {}", exit_name(e.code()), std::string_view(e.what()).substr(0, std::string_view(e.what()).find('\n')));
+    }
+    o.emplace_back("family", text(family));
+    o.emplace_back("bytes", json::Value(std::uint64_t{bytes}));
+    o.emplace_back("complete", json::Value(status.starts_with("complete")));
+    o.emplace_back("status", text(status));
+    out += fmt::format("{:<40} {:<12} {:>8.1f} GB  {}\n", m.name, family, static_cast<double>(bytes) * 1e-9, status);
+    list.emplace_back(std::move(o));
+  }
+  if (app.options.json) {
+    app.terminal.out().raw(json::dump(json::Value(json::Object{{"schema", text("fathom.models/1")},
+                                                               {"models", json::Value(std::move(list))}})) +
+                           "\n");
+    return Exit::ok;
+  }
+  if (out.empty())
+    app.terminal.notice(fmt::format("no models in {}", app.environment.hf_cache.value_or("the Hugging Face cache (no HOME)")));
+  app.terminal.out().text(out);
+  app.terminal.out().end_text();
+  return Exit::ok;
+}
+
+}  // namespace fathom

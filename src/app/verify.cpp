@@ -1,0 +1,124 @@
+// fathom verify: prove that a checkpoint is whole.
+#include "src/app/commands.h"
+#include "src/app/load.h"
+#include "src/base/text.h"
+#include "src/model/verify.h"
+
+namespace fathom {
+namespace {
+
+struct Outcome {
+  json::Object members;  // of the JSON object
+  std::vector<std::string> lines;
+  std::optional<Error> error;  // thrown after all has been said
+};
+
+json::Value text(std::string_view s) { return json::Value(std::string(s)); }
+json::Value number(std::uint64_t n) { return json::Value(std::uint64_t{n}); }
+
+VerifyProgress progress_of(App& app, std::string what) {
+  return [&app, what = std::move(what)](std::uint64_t done, std::uint64_t total) {
+    const double gb = 1e-9;
+    app.terminal.progress(fmt::format("{} {:.1f}/{:.1f} GB", what, static_cast<double>(done) * gb,
+                                      static_cast<double>(total) * gb));
+  };
+}
+
+void check_values(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
+  Threads threads(app.options.threads.value_or(usable_cores()));
+  const ValueReport report = scan_values(checkpoint, threads, progress_of(app, "reading values"));
+  app.terminal.progress("");
+  json::Array notes;
+  for (const ValueFinding& note : report.notes) {
+    outcome.lines.push_back(fmt::format("note: {}: {}", printable(note.tensor), note.problem));
+    notes.push_back(text(fmt::format("{}: {}", note.tensor, note.problem)));
+  }
+  outcome.members.emplace_back("tensors_read", number(report.tensors));
+  outcome.members.emplace_back("bytes_read", number(report.bytes));
+  outcome.members.emplace_back("value_notes", json::Value(std::move(notes)));
+  require_sound(report, checkpoint);
+  outcome.lines.push_back(fmt::format("values: {} tensors, {} bytes: no NaN, no infinity, every scale sound",
+                                      grouped(report.tensors), grouped(report.bytes)));
+}
+
+// Hashes every shard; mismatches are an error at the end, and so is a checkpoint that nobody vouches for.
+void check_hashes(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
+  json::Array files;
+  std::string bad;
+  bool unknown = false;
+  for (const std::string& name : checkpoint.files().list()) {
+    const bool weights = name.ends_with(".safetensors");
+    const auto expected = expected_hash(checkpoint.files(), name);
+    if (!weights && !expected) continue;
+    const std::string hex = hash_file(checkpoint.files(), name, progress_of(app, fmt::format("hashing {}", name)));
+    app.terminal.progress("");
+    const bool same = expected && expected->hex == hex;
+    outcome.lines.push_back(fmt::format("{}  {}  {}", hex, printable(name),
+                                        !expected ? "(nothing to compare with)" : same ? "ok" : "DIFFERS"));
+    json::Object o{{"file", text(name)}, {"sha256", text(hex)}};
+    if (expected) {
+      o.emplace_back("expected", text(expected->hex));
+      o.emplace_back("source", text(expected->source));
+    }
+    files.emplace_back(std::move(o));
+    if (expected && !same)
+      bad += fmt::format("\n  {}: expected SHA-256 {} ({}), found {}", printable(name), expected->hex, expected->source,
+                         hex);
+    unknown = unknown || !expected;
+  }
+  outcome.members.emplace_back("files", json::Value(std::move(files)));
+  if (!bad.empty()) {
+    outcome.error = Error(Exit::bad_checkpoint, fmt::format("{}: files differ from what was published:{}",
+                                                            checkpoint.files().label(), bad),
+                          "download these files again");
+  } else if (unknown) {
+    outcome.error = Error(Exit::unsupported, fmt::format("{}: there are files that no SHA-256 is known of",
+                                                         checkpoint.files().label()),
+                          "put a SHA256SUMS file beside them, or use the Hub cache's layout");
+  }
+}
+
+}  // namespace
+
+Exit verify_command(App& app) {
+  const Options& o = app.options;
+  const ResolvedModel model = [&] {
+    if (o.positionals.empty()) return model_of(app);
+    return resolve_model(o.positionals[0], app.environment, app.config);
+  }();
+  Outcome outcome;
+  const Config config = read_config(model.files);
+  const Checkpoint checkpoint = Checkpoint::open(model.files);
+  std::uint64_t bytes = 0;
+  for (const Checkpoint::Shard& s : checkpoint.shards()) bytes += s.size;
+  outcome.members = {{"schema", text("fathom.verify/1")},
+                     {"model", text(model.name)},
+                     {"shards", number(checkpoint.shards().size())},
+                     {"bytes", number(bytes)},
+                     {"tensors", number(checkpoint.tensors().size())},
+                     {"fingerprint", text(checkpoint.fingerprint())}};
+  outcome.lines.push_back(fmt::format("shards: {}, {} bytes, every header and size right", checkpoint.shards().size(),
+                                      grouped(bytes)));
+  if (o.verify != VerifyMode::quick) {
+    std::vector<std::string> unknown;
+    bind_weights(checkpoint, config, {.mtp = config.num_nextn_predict_layers > 0}, &unknown);
+    outcome.lines.push_back(fmt::format("tensors: {}, all that the config calls for, with its shapes and types",
+                                        grouped(checkpoint.tensors().size())));
+    for (const std::string& name : unknown) outcome.lines.push_back(fmt::format("note: {} is not used", printable(name)));
+  }
+  for (const std::string& note : checkpoint.notes()) outcome.lines.push_back("note: " + note);
+  if (o.verify == VerifyMode::values) check_values(app, checkpoint, outcome);
+  if (o.verify == VerifyMode::hash) check_hashes(app, checkpoint, outcome);
+  if (o.json && !outcome.error) {
+    outcome.members.emplace_back("ok", json::Value(true));
+    app.terminal.out().raw(json::dump(json::Value(std::move(outcome.members))) + "\n");
+  } else if (!o.json) {
+    for (const std::string& line : outcome.lines) app.terminal.out().text(line + "\n");
+    if (!outcome.error) app.terminal.out().text(fmt::format("{} is whole\n", model.name));
+    app.terminal.out().end_text();
+  }
+  if (outcome.error) throw *outcome.error;
+  return Exit::ok;
+}
+
+}  // namespace fathom
