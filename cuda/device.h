@@ -32,7 +32,7 @@ struct ForwardOptions {
   std::int32_t capacity = 4096;  // positions per timeline
   std::uint32_t timelines = 1;
   bool mtp = false;              // the weights hold MTP modules: keep a cache for them and run Stack::mtp
-  Rank rank;
+  Rank rank{};
   int device = 0;                // ordinal
   // Called while weights are uploaded, from the calling thread, about ten times a second and once at the end.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;

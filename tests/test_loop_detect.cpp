@@ -2,7 +2,7 @@
 
 #include <random>
 
-#include "src/app/loop_detect.h"
+#include "src/engine/loop_detect.h"
 
 using namespace fathom;
 

@@ -38,6 +38,22 @@ std::string repeated(std::string_view s, std::size_t bytes) {
   return r;
 }
 
+// Lines of {"text", "ids"}.
+void check_sample(const Tokenizer& t, const std::string& path, int texts) {
+  const std::string lines = read_file(path, 1u << 20);
+  for (std::size_t at = 0; at < lines.size(); --texts) {
+    const std::size_t end = lines.find('\n', at);
+    const json::Value sample = json::parse(lines.substr(at, end - at), path);
+    at = end + 1;
+    Ids ids;
+    for (const json::Value& id : sample.find("ids")->as_array())
+      ids.push_back(static_cast<std::int32_t>(id.as_number()));
+    CAPTURE(sample.find("text")->describe());
+    CHECK(t.encode(sample.find("text")->as_string(), AddedTokens::match) == ids);
+  }
+  CHECK(texts == 0);
+}
+
 }  // namespace
 
 TEST_CASE("tokenizer: DeepSeek-V3's golden ids") {
@@ -97,21 +113,32 @@ TEST_CASE("tokenizer: DeepSeek-V3's golden ids") {
 }
 
 TEST_CASE("tokenizer: a sample of ids from Hugging Face's tokenizers") {
-  const std::string lines = read_file("tests/data/deepseek-v3/sample.jsonl", 1u << 20);
-  std::size_t at = 0, texts = 0;
-  while (at < lines.size()) {
-    const std::size_t end = lines.find('\n', at);
-    const json::Value sample = json::parse(lines.substr(at, end - at), "sample.jsonl");
-    const std::string& text = sample.find("text")->as_string();
-    Ids ids;
-    for (const json::Value& id : sample.find("ids")->as_array())
-      ids.push_back(static_cast<std::int32_t>(id.as_number()));
-    CAPTURE(sample.find("text")->describe());
-    CHECK(deepseek_v3().encode(text, AddedTokens::match) == ids);
-    ++texts;
-    at = end + 1;
+  check_sample(deepseek_v3(), "tests/data/deepseek-v3/sample.jsonl", 240);
+}
+
+TEST_CASE("tokenizer: a file by the rules of DeepSeek-V2") {
+  const auto t = Tokenizer::load(FileSet::directory("tests/data/deepseek-v2-style"));
+  check_sample(*t, "tests/data/deepseek-v2-style/sample.jsonl", 156);
+  const std::string text = "Führer naïve Àé ÿ\r\n";
+  CHECK(decode(*t, t->encode(text, AddedTokens::plain)) == text);
+  CHECK(t->encode(text, AddedTokens::plain) == t->encode(text, AddedTokens::match));
+  CHECK(decode(*t, t->encode("a\xff", AddedTokens::plain)) == "a\uFFFD");
+  const std::string spaces = std::string(1'000'000, ' ') + "1";
+  CHECK(decode(*t, t->encode(spaces, AddedTokens::plain)) == spaces);
+}
+
+TEST_CASE("tokenizer: characters newer than PCRE2's tables are cut by their category") {
+  // From the tokenizers package: an emoji of Unicode 15, an ideograph of 15, a digit of 16.
+  const std::vector<std::pair<std::string, Ids>> golden = {
+      {"x  \U0001fabf.", {90, 223, 7351, 106, 126, 16}},
+      {"  \U00031350a", {223, 86387, 112, 238, 241, 67}},
+      {"ab \U00010d47 \U00010d481", {425, 223, 120577, 116, 232, 223, 120577, 116, 233, 19}},
+      {"a \U00001c89\U00001c8a ", {67, 8751, 113, 234, 160, 113, 235, 223}},
+  };
+  for (const auto& [text, ids] : golden) {
+    CAPTURE(text);
+    CHECK(deepseek_v3().encode(text, AddedTokens::plain) == ids);
   }
-  CHECK(texts == 240);
 }
 
 TEST_CASE("tokenizer: DeepSeek-V3's properties") {

@@ -11,6 +11,7 @@
 namespace fathom {
 
 std::unique_ptr<Tokenizer> load_tokenizer_json(std::string_view file, TokenizerConfig config);
+std::unique_ptr<Tokenizer> load_tiktoken_model(std::string_view file, TokenizerConfig config);
 std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view file, TokenizerConfig config);
 
 }  // namespace fathom

@@ -1,10 +1,13 @@
 #include "tokenizer/pretokenizer.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <utility>
 
 #include "src/base/error.h"
 #include "src/base/utf8.h"
+#include "tokenizer/unicode_additions.h"
 
 namespace fathom {
 namespace {
@@ -139,6 +142,43 @@ std::vector<Part> join(const std::vector<Part>& parts, SplitBehavior behavior) {
   return parts;
 }
 
+// One bit for each 64 code points that hold an addition.
+constexpr auto addition_blocks = [] {
+  std::array<std::uint64_t, (0x110000 >> 12) + 1> bits{};
+  for (const UnicodeAddition& a : unicode_additions)
+    for (char32_t block = a.first >> 6; block <= a.last >> 6; ++block)
+      bits[block >> 6] |= std::uint64_t{1} << (block & 63);
+  return bits;
+}();
+
+const UnicodeAddition* addition_at(char32_t c) {
+  if ((addition_blocks[c >> 12] >> (c >> 6 & 63) & 1) == 0) return nullptr;
+  const auto at = std::ranges::lower_bound(unicode_additions, c, {}, &UnicodeAddition::last);
+  return at != std::end(unicode_additions) && at->first <= c ? at : nullptr;
+}
+
+// The text as the patterns see it: characters that are newer than PCRE2's tables give way to older ones of
+// their kind. That is the text itself, but for one in many thousands.
+std::string_view with_stand_ins(std::string_view text, std::deque<std::string>& made) {
+  std::string* changed = nullptr;
+  std::string stand_in;
+  for (std::size_t i = 0; i < text.size();) {
+    if (static_cast<unsigned char>(text[i]) < 0xE0) {  // one or two bytes: no additions there
+      ++i;
+      continue;
+    }
+    const std::size_t size = static_cast<unsigned char>(text[i]) < 0xF0 ? 3 : 4;
+    if (const UnicodeAddition* a = addition_at(utf8_decode(text.substr(i, size)))) {
+      if (changed == nullptr) changed = &made.emplace_back(text);
+      stand_in.clear();
+      utf8_append(stand_in, a->stand_in);
+      changed->replace(i, size, stand_in);
+    }
+    i += size;
+  }
+  return changed == nullptr ? text : std::string_view(*changed);
+}
+
 }  // namespace
 
 Pretokenizer Pretokenizer::from_json(const json::Value& value) {
@@ -191,34 +231,33 @@ void Pretokenizer::add_split(Regex pattern, SplitBehavior behavior, bool invert)
 
 void Pretokenizer::split(std::string_view text, State& state,
                          FunctionRef<void(std::string_view)> on_piece) const {
-  run(0, text, state, on_piece);
+  run(0, {text, with_stand_ins(text, state.made)}, state, on_piece);
 }
 
-void Pretokenizer::run(std::size_t step, std::string_view text, State& state,
-                       FunctionRef<void(std::string_view)>& on_piece) const {
-  if (text.empty()) return;
+void Pretokenizer::run(std::size_t step, Subject subject, State& state, OnPiece& on_piece) const {
+  if (subject.text.empty()) return;
   if (step == steps_.size()) {
-    on_piece(text);
+    on_piece(subject.text);
   } else if (const Split* split = std::get_if<Split>(&steps_[step])) {
-    run_split(*split, step, text, state, on_piece);
-  } else if (text.front() == ' ') {
-    run(step + 1, text, state, on_piece);
+    run_split(*split, step, subject, state, on_piece);
+  } else if (subject.text.front() == ' ') {
+    run(step + 1, subject, state, on_piece);
   } else {
-    run(step + 1, state.made.emplace_back(" ").append(text), state, on_piece);
+    const std::string& text = state.made.emplace_back(" ").append(subject.text);
+    const std::string& seen = state.made.emplace_back(" ").append(subject.seen);
+    run(step + 1, {text, seen}, state, on_piece);
   }
 }
 
-void Pretokenizer::run_split(const Split& split, std::size_t step, std::string_view text, State& state,
-                             FunctionRef<void(std::string_view)>& on_piece) const {
-  const auto emit = [&](const Part& p) {
-    run(step + 1, text.substr(p.begin, p.end - p.begin), state, on_piece);
-  };
+void Pretokenizer::run_split(const Split& split, std::size_t step, Subject subject, State& state,
+                             OnPiece& on_piece) const {
+  const auto emit = [&](const Part& p) { run(step + 1, subject.part(p.begin, p.end), state, on_piece); };
   if (split.behavior == SplitBehavior::isolated) {
-    for_each_part(split.pattern, text, state.match, emit);
+    for_each_part(split.pattern, subject.seen, state.match, emit);
     return;
   }
   std::vector<Part> parts;
-  for_each_part(split.pattern, text, state.match, [&](Part p) {
+  for_each_part(split.pattern, subject.seen, state.match, [&](Part p) {
     parts.push_back({p.begin, p.end, p.matched != split.invert});
   });
   for (const Part& p : join(parts, split.behavior)) emit(p);

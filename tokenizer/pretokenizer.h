@@ -55,10 +55,18 @@ class Pretokenizer {
 
   void add_step(const json::Value& value, bool last);
   void add_byte_level(const json::Value& value);
-  void run(std::size_t step, std::string_view text, State& state,
-           FunctionRef<void(std::string_view)>& on_piece) const;
-  void run_split(const Split& split, std::size_t step, std::string_view text, State& state,
-                 FunctionRef<void(std::string_view)>& on_piece) const;
+  // A text and what the patterns see in its place, of the same size.
+  struct Subject {
+    std::string_view text, seen;
+    Subject part(std::size_t begin, std::size_t end) const {
+      return {text.substr(begin, end - begin), seen.substr(begin, end - begin)};
+    }
+  };
+  using OnPiece = FunctionRef<void(std::string_view)>;
+
+  void run(std::size_t step, Subject subject, State& state, OnPiece& on_piece) const;
+  void run_split(const Split& split, std::size_t step, Subject subject, State& state,
+                 OnPiece& on_piece) const;
 
   std::vector<Step> steps_;
 };

@@ -16,10 +16,6 @@ namespace {
 
 constexpr std::size_t max_pattern = 65'536;  // bytes
 
-// Unicode's White_Space. PCRE2's own \s under UCP takes U+180E besides.
-constexpr std::string_view white_space =
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{"
-    "3000}";
 constexpr std::string_view not_white_space =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-"
     "\\x{2027}"
@@ -41,7 +37,7 @@ class Translator {
     // The same matches in linear time: were there none from the start of a run of white space, there would be
     // none from inside it. (The last space pattern of the DeepSeek-V2 file; quadratic as it stands, in any
     // engine.)
-    if (pattern_ == "\\s+$") return fmt::format("(?:(?<![{0}])|\\G)[{0}]+$", white_space);
+    if (pattern_ == "\\s+$") return fmt::format("(?:(?<![{0}])|\\G)[{0}]+$", unicode_white_space);
     while (!at_end()) item();
     return std::move(out_);
   }
@@ -170,10 +166,10 @@ class Translator {
     switch (const char c = peek(); c) {
       case 's':
         ++at_;
-        return {std::nullopt, std::string(white_space), fmt::format("[{}]", white_space)};
+        return {std::nullopt, std::string(unicode_white_space), fmt::format("[{}]", unicode_white_space)};
       case 'S':
         ++at_;
-        return {std::nullopt, std::string(not_white_space), fmt::format("[^{}]", white_space)};
+        return {std::nullopt, std::string(not_white_space), fmt::format("[^{}]", unicode_white_space)};
       case 'd':
         ++at_;
         return both("\\p{Nd}");

@@ -10,6 +10,11 @@
 
 namespace fathom {
 
+// Unicode's White_Space as the inside of a PCRE2 class. PCRE2's own \s under UCP takes U+180E besides.
+inline constexpr std::string_view unicode_white_space =
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{"
+    "3000}";
+
 // What one encode call needs to match: not shared between threads. Reusable for any number of patterns.
 class MatchState {
  public:

@@ -16,6 +16,7 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const FileSet& files) {
     std::unique_ptr<Tokenizer> (*load)(std::string_view, TokenizerConfig);
   };
   static constexpr Format formats[] = {{"tokenizer.json", load_tokenizer_json},
+                                       {"tiktoken.model", load_tiktoken_model},
                                        {"tokenizer.model", load_sentencepiece}};
   for (const Format& format : formats) {
     if (!files.has(format.file)) continue;

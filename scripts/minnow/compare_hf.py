@@ -1,8 +1,8 @@
 """Checks a published directory against transformers' DeepseekV3ForCausalLM in FP32 (weights dequantised).
 
-Logits of model.py against transformers', and greedy ids of both on held-out prompts; with `--fathom PROGRAM` also the ids of
-`fathom run --ids ... --greedy --cache f32 --activations f32`. Ids must agree up to the first position at which the two best logits of
-transformers are closer than the tolerance; such positions are listed.
+Logits of model.py against transformers', and greedy replies to held-out prompts, written by `fathom run --ids ... --greedy --cache f32
+--activations f32` (with `--fathom PROGRAM`) or by model.py: every id must be transformers' argmax given the ids before it. Positions at
+which transformers' two best logits are closer than the tolerance are listed; there, and only there, ids may differ.
 """
 import argparse
 import json
@@ -46,59 +46,60 @@ def fathom_ids(program, directory, prompt, max_new):
   return json.loads(done.stdout)["choices"][0]["ids"]
 
 
-def same(theirs, others, gaps, tolerance, eos):
-  """True if the ids agree up to the first near tie, and the position of that tie or None."""
-  strip = lambda ids: ids[:ids.index(eos)] if eos in ids else ids
-  a, b = strip(theirs), strip(others)
-  tie = next((i for i, gap in enumerate(gaps) if gap < tolerance), None)
-  return (a == b if tie is None else a[:tie] == b[:tie]), tie
+def first_difference(reply, prompt, logits, tolerance):
+  """Where greedy decoding from these logits (of prompt + reply, all rows) leaves the reply: (position or None, near ties before it).
+
+  Every id equal to the argmax given the ids before it means that greedy decoding produces exactly this reply.
+  """
+  ties = []
+  for i, token in enumerate(reply):
+    row = logits[len(prompt) + i - 1]
+    top = row.topk(2)
+    if (top.values[0] - top.values[1]).item() < tolerance:
+      ties.append(i)
+    if top.indices[0].item() != token:
+      return i, ties
+  return None, ties
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("directory")
   parser.add_argument("--prompts", type=int, default=100)
-  parser.add_argument("--max-new", type=int, default=64)
-  parser.add_argument("--tolerance", type=float, default=1e-4)
-  parser.add_argument("--fathom", help="the program to compare as well")
-  parser.add_argument("--jsonl", help="writes {prompt ids, greedy ids, top-2 gaps} of transformers, one line a prompt")
+  parser.add_argument("--max-new", type=int, default=300)
+  parser.add_argument("--tolerance", type=float, default=1e-4, help="of logits; also what counts as a near tie")
+  parser.add_argument("--fathom", help="the program; without it the replies are those of model.py")
   args = parser.parse_args()
   hf, tensors = hugging_face(args.directory)
   tok = tokenizer.Tokenizer(args.directory)
   decoder = evaluate.Decoder(export.from_published(tensors), torch.device("cpu"))
   g = generate.Generator(4242, "eval")
   samples = [g.sample() for _ in range(args.prompts)]
-  prompts = [tok.prompt(s.messages(), s.thinking) for s in samples]
-  worst, equal, program, lines = 0.0, 0, 0, []
+  worst, equal, tokens, failed = 0.0, 0, 0, False
   with torch.no_grad():
-    for s, prompt in zip(samples, prompts):
-      mine = decoder.generate([prompt], tok.eos, args.max_new)[0]
-      ids = torch.tensor([prompt])
-      theirs = hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=args.max_new, do_sample=False, pad_token_id=tok.pad, eos_token_id=tok.eos)[0, len(prompt):].tolist()
-      full = prompt + theirs
-      logits = hf(torch.tensor([full])).logits[0].float()
-      stack = model.Stack(model.CONFIG, [(1, len(full))], torch.device("cpu"), torch.float32, False)
-      x, _ = stack.hidden(decoder.w, torch.tensor(full))
-      ours = model.logits_of(decoder.w, x, decoder.w["norm"], torch.float32)
-      worst = max(worst, (ours - logits).abs().max().item())
-      top = logits[len(prompt) - 1:-1].topk(2).values
-      gaps = (top[:, 0] - top[:, 1]).tolist()
-      ok, tie = same(theirs, mine, gaps, args.tolerance, tok.eos)
-      equal += ok
-      if tie is not None:
-        print(f"near tie at position {tie} of {s.question!r}: gap {gaps[tie]:.1e}")
+    for s in samples:
+      prompt = tok.prompt(s.messages(), s.thinking)
       if args.fathom:
-        found = fathom_ids(args.fathom, args.directory, prompt, args.max_new)
-        ok, _ = same(theirs, found, gaps, args.tolerance, tok.eos)
-        program += ok
-        if not ok:
-          print(f"fathom differs on {s.question!r}: {tok.decode(found)!r} instead of {tok.decode(theirs)!r}")
-      lines.append({"prompt": prompt, "ids": theirs, "gaps": [round(v, 5) for v in gaps]})
-  print(f"worst logit difference {worst:.2e}; equal greedy replies: model.py {equal} of {len(prompts)}" + (f", fathom {program} of {len(prompts)}" if args.fathom else ""))
-  if args.jsonl:
-    with open(args.jsonl, "w", encoding="utf-8") as f:
-      f.writelines(json.dumps(line) + "\n" for line in lines)
-  raise SystemExit(0 if worst < args.tolerance and equal == len(prompts) and (not args.fathom or program == len(prompts)) else 1)
+        reply = fathom_ids(args.fathom, args.directory, prompt, args.max_new)
+      else:
+        reply = decoder.generate([prompt], tok.eos, args.max_new)[0]
+      reply = reply + [tok.eos] if len(reply) < args.max_new and tok.eos not in reply else reply
+      full = torch.tensor(prompt + reply)
+      theirs = hf(full[None]).logits[0].float()
+      x, _ = model.Stack(model.CONFIG, [(1, len(full))], torch.device("cpu"), torch.float32, False).hidden(decoder.w, full)
+      worst = max(worst, (model.logits_of(decoder.w, x, decoder.w["norm"], torch.float32) - theirs).abs().max().item())
+      at, ties = first_difference(reply, prompt, theirs, args.tolerance)
+      tokens += len(reply)
+      equal += at is None
+      for i in ties:
+        print(f"near tie at position {i} of the reply to {s.question!r}", flush=True)
+      if at is not None:
+        near = at in ties
+        failed |= not near
+        print(f"{'near tie' if near else 'DIFFERENT'} at position {at} of the reply to {s.question!r}", flush=True)
+  print(f"{'fathom' if args.fathom else 'model.py'} gives transformers' greedy ids on {equal} of {len(samples)} prompts ({tokens} ids); "
+        f"worst logit difference of model.py and transformers {worst:.1e}")
+  raise SystemExit(1 if failed or worst >= args.tolerance else 0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@
 #include <clocale>
 #include <new>
 
+#include "src/app/batch.h"
+#include "src/app/chat.h"
 #include "src/app/commands.h"
+#include "src/app/doctor.h"
 #include "src/app/help.h"
 #include "src/app/signals.h"
 #include "src/app/version.h"
@@ -49,7 +52,9 @@ Exit dispatch(App& app) {
     case Command::none: app.terminal.out().raw(short_help()); return Exit::ok;
     case Command::help: return help_command(app);
     case Command::completions: return completions_command(app);
-    case Command::run: return run_command(app);
+    case Command::run: return app.options.batch ? batch_command(app) : run_command(app);
+    case Command::chat: return chat_command(app);
+    case Command::doctor: return doctor_command(app);
     case Command::tokenize: return tokenize_command(app);
     case Command::inspect: return inspect_command(app);
     case Command::models: return models_command(app);
@@ -90,7 +95,7 @@ std::string error_json(const Error& error) {
                                              {"error", json::Value(std::move(body))}}));
 }
 
-int app_main(int argc, char** argv) {
+int app_main(int argc, char** argv, const AppHooks& hooks) {
   reserve_standard_descriptors();
   // The input encoding only: numbers are never read or written through the locale.
   std::setlocale(LC_CTYPE, "");
@@ -106,7 +111,7 @@ int app_main(int argc, char** argv) {
     merge_defaults(parsed, config);
     const Options options = make_options(parsed);
     Terminal terminal(environment, {options.color, options.unsafe_output, options.quiet, options.verbose});
-    App app{options, environment, config, terminal};
+    App app{options, environment, config, terminal, hooks};
     return static_cast<int>(dispatch(app));
   } catch (const Error& e) {
     return static_cast<int>(report(plain, e, as_json));

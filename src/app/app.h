@@ -1,6 +1,9 @@
 // The whole program behind main(), and what every command is given.
 #pragma once
 
+#include <functional>
+#include <memory>
+
 #include "src/app/config_file.h"
 #include "src/app/environment.h"
 #include "src/app/options.h"
@@ -9,8 +12,17 @@
 
 namespace fathom {
 
+class Engine;
+class Forward;
+
+// Where tests put parts of their own in place of the real ones.
+struct AppHooks {
+  // The forward pass of a loaded engine; unset: the engine's own.
+  std::function<std::unique_ptr<Forward>(const Engine&)> make_forward;
+};
+
 // Runs the command line and returns the exit code. Prints any Error as cli.md says.
-int app_main(int argc, char** argv);
+int app_main(int argc, char** argv, const AppHooks& hooks = {});
 
 // What a command works with. Commands return the exit code of a run that went well, and throw Error otherwise.
 struct App {
@@ -18,6 +30,7 @@ struct App {
   const Environment& environment;
   const ConfigFile& config;  // empty when there is none
   Terminal& terminal;
+  const AppHooks& hooks;
 };
 
 // {"schema":"fathom.error/1","error":{...}} on one line, without the newline.

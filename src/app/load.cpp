@@ -2,6 +2,8 @@
 
 #include <sys/random.h>
 
+#include <charconv>
+
 #include "src/app/input.h"
 #include "src/base/descriptor.h"
 
@@ -27,7 +29,22 @@ std::uint64_t random_seed() {
   return v >> 11;
 }
 
+// The GPU of --gpus. Tensor parallelism over several is not there yet.
+std::optional<int> gpu_of(const Options& o) {
+  if (o.backend == "cpu" || !o.gpus) return std::nullopt;
+  int ordinal = 0;
+  const char* end = o.gpus->data() + o.gpus->size();
+  const auto [stop, error] = std::from_chars(o.gpus->data(), end, ordinal);
+  if (error == std::errc() && stop != end && *stop == ',')
+    throw Error(Exit::unsupported, fmt::format("--gpus {}: one GPU at a time for now", *o.gpus), "name one ordinal");
+  if (error != std::errc() || stop != end || ordinal < 0)
+    throw Error(Exit::usage, fmt::format("--gpus {}: expected the ordinal of a GPU", *o.gpus));
+  return ordinal;
+}
+
 std::string plan_line(const Engine& engine, const std::string& model) {
+  if (!engine.gpu_plan().empty())
+    return fmt::format("{}: {}; {}", model, engine.gpu_plan(), describe(engine.numerics()));
   return fmt::format("{}: {:.1f} MiB of weights, {:.1f} MiB read per token; context {} ({:.1f} MiB of cache when full); {}",
                      model, static_cast<double>(engine.weights().bytes_total) / (1 << 20),
                      static_cast<double>(engine.weights().bytes_per_token) / (1 << 20), engine.context(),
@@ -58,6 +75,11 @@ LoadedModel load_model(App& app, bool tokenizer_required) {
   options.cache = o.cache;
   options.activations = o.activations;
   options.threads = o.threads;
+  options.gpu = gpu_of(o);
+  options.gpu_memory = o.gpu_memory;
+  if (o.experts == "host")
+    throw Error(Exit::unsupported, "--experts host: experts in host memory beside a GPU are not there yet",
+                "use --backend cpu, or leave --experts at auto");
   options.context = o.ctx;
   options.mmap = o.mmap;
   options.check = o.check == CheckLevel::none     ? WeightCheck::none
@@ -73,6 +95,16 @@ LoadedModel load_model(App& app, bool tokenizer_required) {
   if (app.terminal.verbose() > 1)
     for (const std::string& note : loaded.engine->notes()) app.terminal.detail(note);
   return loaded;
+}
+
+std::unique_ptr<Forward> forward_of(App& app, const Engine& engine) {
+  if (app.hooks.make_forward) return app.hooks.make_forward(engine);
+  auto forward = engine.make_forward(1, [&](std::uint64_t done, std::uint64_t total) {
+    const auto gib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+    app.terminal.progress(fmt::format("uploading {:.1f} of {:.1f} GiB", gib(done), gib(total)));
+  });
+  app.terminal.progress("");
+  return forward;
 }
 
 SamplingParams sampling_of(const Options& o, const GenerationConfig& generation) {

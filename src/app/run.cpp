@@ -134,7 +134,7 @@ Exit run_command(App& app) {
   const Engine& engine = *model.engine;
   const GenerationRequest request = make_request(engine, o, input);
 
-  const std::unique_ptr<Forward> forward = engine.make_forward();
+  const std::unique_ptr<Forward> forward = forward_of(app, engine);
   forward->stop_requested = signals::stop_requested;
   Timeline timeline(*forward);
   RunRecord record{.model = model.name,

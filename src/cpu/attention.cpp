@@ -13,6 +13,9 @@ namespace {
 // Floats of intermediate values that one block of rows may take: 64 MB.
 constexpr std::int64_t kWorkspace = 16 << 20;
 
+// Multiply-adds between two polls: about 50 ms on two cores of 2020.
+constexpr std::int64_t kBlockWork = 8'000'000'000;
+
 std::int64_t up16(std::int64_t n) { return (n + 15) / 16 * 16; }
 
 struct Shape {
@@ -259,12 +262,18 @@ class Block {
 
 }  // namespace
 
-void attend(const Machine& m, const AttendCall& call) {
+void attend(const Machine& m, const AttendCall& call, FunctionRef<void()> poll) {
   const Shape shape(call);
   const auto T = static_cast<std::int64_t>(call.rows.size());
+  std::int64_t keys = 1;
+  for (const Row& row : call.rows) keys = std::max<std::int64_t>(keys, row.position + 1);
+  const std::int64_t width = shape.heads * (shape.dims + shape.wide_latent);
   const std::int64_t block =
-      std::max<std::int64_t>(1, kWorkspace / (shape.heads * (shape.dims + shape.wide_latent)));
-  for (std::int64_t t = 0; t < T; t += block) Block(m, call, shape, t, std::min(block, T - t)).run();
+      std::max<std::int64_t>(1, std::min(kWorkspace / width, kBlockWork / (width * keys)));
+  for (std::int64_t t = 0; t < T; t += block) {
+    Block(m, call, shape, t, std::min(block, T - t)).run();
+    poll();
+  }
 }
 
 }  // namespace fathom::cpu

@@ -25,6 +25,7 @@ struct AttendCall {
 
 // Per row and head: softmax over all keys at positions <= the row's, in FP32. Keys are taken in tiles of
 // kKeyTile from position 0 and joined in ascending order, so a row's bits depend on its own position only.
-void attend(const Machine& m, const AttendCall& call);
+// `poll` is asked between blocks of rows, a few tenths of a second of work apart, and may throw.
+void attend(const Machine& m, const AttendCall& call, FunctionRef<void()> poll);
 
 }  // namespace fathom::cpu

@@ -32,14 +32,16 @@ void CpuForward::run(Step step, Activations& a) {
       return query(*w, a);
     case Stage::Attend:
       a.attn.resize(a.rows.size() * static_cast<std::size_t>(w->o_proj.cols));
-      return cpu::attend(machine_, {.config = config_,
-                                    .cache = cache_,
-                                    .stream = {RowKind::latent, step.layer},
-                                    .kv_b_proj = w->kv_b_proj,
-                                    .rows = a.rows,
-                                    .q = a.q,
-                                    .softmax_scale = softmax_scale_,
-                                    .attn = a.attn.data()});
+      return cpu::attend(machine_,
+                         {.config = config_,
+                          .cache = cache_,
+                          .stream = {RowKind::latent, step.layer},
+                          .kv_b_proj = w->kv_b_proj,
+                          .rows = a.rows,
+                          .q = a.q,
+                          .softmax_scale = softmax_scale_,
+                          .attn = a.attn.data()},
+                         [&] { poll(); });
     case Stage::AttnOut:
       return multiply(w->o_proj, a.attn, rounding(a), a.delta);
     case Stage::AttnReduce:
@@ -48,13 +50,11 @@ void CpuForward::run(Step step, Activations& a) {
       a.normed.resize(a.x.size());
       return cpu::rms_norm_rows(machine_.threads, a.x, w->post_attention_layernorm, eps, a.normed);
     case Stage::Dense:
-      a.delta.resize(a.x.size());
-      return cpu::mlp(machine_, *w->dense, a.normed, rounding(a), a.delta.data());
+      return mlp(*w->dense, a, a.delta);
     case Stage::Route:
       return route_rows(*w, a);
     case Stage::Shared:
-      a.shared.resize(a.x.size());
-      return cpu::mlp(machine_, *w->shared, a.normed, rounding(a), a.shared.data());
+      return mlp(*w->shared, a, a.shared);
     case Stage::Routed:
       a.expert_out.resize(a.expert_ids.size() * static_cast<std::size_t>(config_.hidden_size));
       return cpu::routed_experts(machine_,
@@ -196,11 +196,30 @@ void CpuForward::logits(Activations& a) {
   exchange_.gather(options_.rank, slice, static_cast<std::int64_t>(rows), a.logits);
 }
 
+// Products walk through long prompts in blocks of rows, as they do inside, so that poll() is asked often
+// enough.
+constexpr std::size_t kPollRows = 128;
+
 void CpuForward::multiply(const Linear& w, std::span<const float> x, cpu::Rounding rounding,
                           std::vector<float>& y) {
-  const cpu::Input in(machine_, w, x, rounding);
-  y.resize(static_cast<std::size_t>(in.rows() * w.rows));
-  cpu::product(machine_, w, in, y.data());
+  const auto rows = static_cast<std::size_t>(w.rows), cols = static_cast<std::size_t>(w.cols);
+  y.resize(x.size() / cols * rows);
+  for (std::size_t t = 0; t * cols < x.size(); t += kPollRows) {
+    const cpu::Input in(machine_, w, x.subspan(t * cols, std::min(kPollRows * cols, x.size() - t * cols)),
+                        rounding);
+    cpu::product(machine_, w, in, y.data() + t * rows);
+    poll();
+  }
+}
+
+void CpuForward::mlp(const Mlp& w, const Activations& a, std::vector<float>& y) {
+  const auto n = static_cast<std::size_t>(config_.hidden_size);
+  y.resize(a.normed.size());
+  for (std::size_t t = 0; t * n < a.normed.size(); t += kPollRows) {
+    const auto x = std::span(a.normed).subspan(t * n, std::min(kPollRows * n, a.normed.size() - t * n));
+    cpu::mlp(machine_, w, x, rounding(a), y.data() + t * n);
+    poll();
+  }
 }
 
 const LayerWeights& CpuForward::layer(Step step) const {

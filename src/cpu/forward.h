@@ -89,6 +89,7 @@ class CpuForward : public Forward {
   void reduce(Activations& a);
   void final_norm(Activations& a);
   void logits(Activations& a);
+  void mlp(const Mlp& w, const Activations& a, std::vector<float>& y);
   void multiply(const Linear& w, std::span<const float> x, cpu::Rounding rounding, std::vector<float>& y);
 
   void run_chunk(const ForwardCall& call, std::size_t begin, std::size_t end, ForwardResult& result);

@@ -279,6 +279,8 @@ float quantise_block(std::span<float> x, bool ue8m0) {
 void product(const Kernels& k, const Linear& w, std::int64_t begin, std::int64_t end,
              std::span<const ProductRow> rows) {
   if (begin >= end || rows.empty()) return;
+  if (w.cols == 0)  // a rank without a share of this sum
+    for (const ProductRow& row : rows) std::fill_n(row.y, end - begin, 0.0f);
   const Reader reader(k, w);
   if (rows.size() == 1 && reader.aligned()) return dot_product(k, w, reader, begin, end, rows[0]);
   RowPointers p;

@@ -6,20 +6,39 @@
 #include "cuda/device.h"
 #include "src/base/error.h"
 #include "src/cpu/forward.h"
+#include "src/engine/gpu_placement.h"
 
 namespace fathom {
 namespace {
 
-// The backend that is to run. Never falls back silently: `cuda` without a usable GPU is an error.
-void check_backend(const EngineOptions& options) {
-  if (options.backend != BackendChoice::cuda) return;
+// The GPU to run on; nothing: the CPU. Never falls back silently when one was asked for.
+std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options) {
+  if (options.backend == BackendChoice::cpu) return std::nullopt;
   std::string why;
-  const auto devices = cuda::devices(&why);
-  if (devices.empty()) throw Error(Exit::unsupported, fmt::format("--backend cuda: {}", why), "use --backend cpu");
-  throw Error(Exit::unsupported, "--backend cuda: generation on a GPU is not part of this build", "use --backend cpu");
+  std::vector<cuda::DeviceInfo> devices = cuda::devices(&why);
+  if (options.gpu) {
+    std::erase_if(devices, [&](const cuda::DeviceInfo& d) { return d.ordinal != *options.gpu; });
+    if (devices.empty() && why.empty()) why = "there is no such GPU";
+    if (devices.empty())
+      throw Error(Exit::unsupported, fmt::format("--gpus {}: {}", *options.gpu, why), "run `fathom doctor`");
+  }
+  if (devices.empty()) {
+    if (options.backend == BackendChoice::automatic) return std::nullopt;
+    throw Error(Exit::unsupported, fmt::format("--backend cuda: {}", why), "use --backend cpu");
+  }
+  return *std::max_element(devices.begin(), devices.end(),
+                           [](const auto& a, const auto& b) { return a.memory_free < b.memory_free; });
 }
 
-Numerics numerics_of(const EngineOptions& options) {
+// FP8 tensor cores came with compute capability 8.9. The published models were trained with FP8 inputs, so prompt rows
+// of an FP8 checkpoint are rounded as their authors do; generated rows cost nothing more in BF16.
+Numerics gpu_numerics(const EngineOptions& options, const Config& config, const cuda::DeviceInfo& device) {
+  const bool fp8 = config.fp8 && device.major * 10 + device.minor >= 89;
+  return {options.cache, options.activations.value_or(fp8 ? ActivationType::fp8 : ActivationType::bf16),
+          options.activations.value_or(ActivationType::bf16)};
+}
+
+Numerics cpu_numerics(const EngineOptions& options) {
   const ActivationType a = options.activations.value_or(ActivationType::f32);
   return {options.cache, a, a};
 }
@@ -34,7 +53,6 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
   const auto say = [&](std::string_view what) {
     if (options.progress) options.progress(what);
   };
-  check_backend(options);
   // The config first: a model of another family is refused by name, not by its tensors.
   Config config = read_config(files);
   const bool mmap = options.mmap.value_or(!files.on_disk() || !on_network_file_system(files.label()));
@@ -50,8 +68,7 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
     engine->notes_.push_back(fmt::format("{} tensors are not used, the first is {}", unknown.size(), unknown.front()));
   say("reading the tokenizer");
   engine->load_text(options);
-  engine->numerics_ = numerics_of(options);
-  engine->plan_ = plan_cpu(engine->config_, options.cache, options.context, available_memory());
+  engine->plan(options);
   engine->threads_ = std::make_unique<Threads>(options.threads.value_or(usable_cores()));
   engine->exchange_ = std::make_unique<Exchange>();
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -109,7 +126,39 @@ const ChatTemplate& Engine::chat_template() const {
   throw *no_template_;
 }
 
-std::unique_ptr<Forward> Engine::make_forward(std::uint32_t timelines) const {
+void Engine::plan(const EngineOptions& options) {
+  if (const auto device = choose_gpu(options)) return plan_gpu(options, *device);
+  numerics_ = cpu_numerics(options);
+  plan_ = plan_cpu(config_, options.cache, options.context, available_memory());
+}
+
+void Engine::plan_gpu(const EngineOptions& options, const cuda::DeviceInfo& device) {
+  numerics_ = gpu_numerics(options, config_, device);
+  const std::uint64_t available = options.gpu_memory.value_or(device.memory_free - device.memory_free / 50);
+  const std::int32_t wanted = wanted_context(config_, options.context);
+  Placement placement = place(config_, weights_, {.numerics = numerics_, .capacity = wanted});
+  if (!options.context && placement.total() > available) {
+    // Not asked for, so less will do; a context of a few tokens is no use, and require_fit then says what is missing.
+    const std::int32_t fits = placement.largest_capacity(available);
+    if (fits >= std::min(wanted, 1024)) placement = place(config_, weights_, {.numerics = numerics_, .capacity = fits});
+  }
+  require_fit(placement, available, device.name);
+  gpu_ = device.ordinal;
+  gpu_plan_ = fmt::format("{}: {}", device.name, placement.text());
+  plan_ = {placement.capacity, placement.cache, available};
+}
+
+std::unique_ptr<Forward> Engine::make_forward(
+    std::uint32_t timelines, std::function<void(std::uint64_t done, std::uint64_t total)> uploaded) const {
+  if (gpu_) {
+    cuda::ForwardOptions options;
+    options.numerics = numerics_;
+    options.capacity = plan_.context;
+    options.timelines = timelines;
+    options.device = *gpu_;
+    options.progress = std::move(uploaded);
+    return cuda::make_forward(config_, weights_, options);
+  }
   CpuForwardOptions options;
   options.numerics = numerics_;
   options.capacity = plan_.context;

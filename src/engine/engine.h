@@ -25,6 +25,9 @@
 namespace fathom {
 
 class Exchange;
+namespace cuda {
+struct DeviceInfo;
+}
 
 enum class BackendChoice { automatic, cuda, cpu };
 // What of the weights is looked at before they are used (cli.md --check).
@@ -35,6 +38,8 @@ struct EngineOptions {
   CacheType cache = CacheType::bf16;
   std::optional<ActivationType> activations;  // nothing: what the backend does best
   std::optional<int> threads;                 // nothing: physical cores
+  std::optional<int> gpu;                     // ordinal; nothing: the one with most free memory
+  std::optional<std::uint64_t> gpu_memory;    // bytes of it to use at most; nothing: what is free, less 2 %
   std::optional<std::int32_t> context;        // nothing: see plan_cpu
   std::optional<bool> mmap;                   // nothing: yes, unless on a network file system
   WeightCheck check = WeightCheck::quick;
@@ -66,19 +71,26 @@ class Engine {
   const Numerics& numerics() const { return numerics_; }
   std::int32_t context() const { return plan_.context; }
   const CpuPlan& plan() const { return plan_; }
-  // "cpu": where it runs.
-  std::string_view backend() const { return "cpu"; }
+  // "cpu" or "cuda": where it runs.
+  std::string_view backend() const { return gpu_ ? "cuda" : "cpu"; }
+  // On a GPU, what of its memory goes where: "NVIDIA H100 80GB HBM3: weights 15.73 GiB + ..."; empty on the CPU.
+  const std::string& gpu_plan() const { return gpu_plan_; }
   // Remarks of the loader: acceptable oddities of the files.
   const std::vector<std::string>& notes() const { return notes_; }
   double load_seconds() const { return load_seconds_; }
 
   // A forward pass with a cache of its own for `timelines` sequences. It uses this engine and must not outlive it;
-  // passes of one engine share its threads and run one at a time.
-  std::unique_ptr<Forward> make_forward(std::uint32_t timelines = 1) const;
+  // passes of one engine share its threads and run one at a time. On a GPU the weights are uploaded here, once per pass;
+  // `uploaded` is told how far that is.
+  std::unique_ptr<Forward> make_forward(
+      std::uint32_t timelines = 1,
+      std::function<void(std::uint64_t done, std::uint64_t total)> uploaded = {}) const;
 
  private:
   explicit Engine(Checkpoint checkpoint);
   void load_text(const EngineOptions& options);
+  void plan(const EngineOptions& options);
+  void plan_gpu(const EngineOptions& options, const cuda::DeviceInfo& device);
   void check_same_model() const;
 
   Checkpoint checkpoint_;
@@ -92,6 +104,8 @@ class Engine {
   std::int32_t valid_ids_ = 0;
   Numerics numerics_;
   CpuPlan plan_;
+  std::optional<int> gpu_;  // ordinal
+  std::string gpu_plan_;
   std::vector<std::string> notes_;
   double load_seconds_ = 0;
   std::unique_ptr<Threads> threads_;

@@ -57,7 +57,7 @@ struct PlacementRequest {
   std::int32_t capacity = 4096;
   std::uint32_t timelines = 1;
   bool mtp = false;
-  Rank rank;
+  Rank rank{};
 };
 
 struct Placement {

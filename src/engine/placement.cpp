@@ -57,6 +57,13 @@ std::optional<std::uint64_t> available_memory() {
   return bytes;
 }
 
+std::int32_t wanted_context(const Config& config, std::optional<std::int32_t> wanted) {
+  if (wanted && *wanted > config.max_position_embeddings)
+    throw Error(Exit::usage, fmt::format("--ctx {}: the model was made for at most {} positions (max_position_embeddings)",
+                                         *wanted, config.max_position_embeddings));
+  return wanted.value_or(static_cast<std::int32_t>(std::min(config.max_position_embeddings, kDefaultContext)));
+}
+
 CpuPlan plan_cpu(const Config& config, CacheType cache, std::optional<std::int32_t> wanted,
                  std::optional<std::uint64_t> available) {
   if (cache == CacheType::fp8)
@@ -73,18 +80,11 @@ CpuPlan plan_cpu(const Config& config, CacheType cache, std::optional<std::int32
                        context, static_cast<double>(row) * static_cast<double>(context) / (1 << 20), row,
                        static_cast<double>(usable) / (1 << 20));
   };
-  if (wanted) {
-    if (*wanted > config.max_position_embeddings)
-      throw Error(Exit::usage, fmt::format("--ctx {}: the model was made for at most {} positions (max_position_embeddings)",
-                                           *wanted, config.max_position_embeddings));
-    if (*wanted > fits)
-      throw Error(Exit::out_of_memory, describe(*wanted), fmt::format("the largest --ctx that fits is {}", fits));
-    plan.context = *wanted;
-  } else {
-    const std::int64_t context = std::min({config.max_position_embeddings, fits, kDefaultContext});
-    if (context < 2) throw Error(Exit::out_of_memory, describe(2), "close other programs");
-    plan.context = static_cast<std::int32_t>(context);
-  }
+  plan.context = wanted_context(config, wanted);
+  if (wanted && *wanted > fits)
+    throw Error(Exit::out_of_memory, describe(*wanted), fmt::format("the largest --ctx that fits is {}", fits));
+  if (fits < 2) throw Error(Exit::out_of_memory, describe(2), "close other programs");
+  plan.context = static_cast<std::int32_t>(std::min<std::int64_t>(plan.context, fits));
   plan.cache_bytes = row * static_cast<std::uint64_t>(plan.context);
   return plan;
 }

@@ -19,6 +19,9 @@ struct CpuPlan {
   std::optional<std::uint64_t> available;  // bytes
 };
 
+// `wanted`, else min(max_position_embeddings, 32768). Errors: usage when wanted exceeds max_position_embeddings.
+std::int32_t wanted_context(const Config& config, std::optional<std::int32_t> wanted);
+
 // The context: `wanted`, else min(max_position_embeddings, what fits in the available memory, 32768).
 // Errors: usage when wanted exceeds max_position_embeddings, out_of_memory with the numbers when it does not fit.
 CpuPlan plan_cpu(const Config& config, CacheType cache, std::optional<std::int32_t> wanted,

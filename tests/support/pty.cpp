@@ -36,6 +36,8 @@ Pty::Pty(const std::function<int()>& child, int rows, int columns) {
   if (pid_ == 0) {
     ::close(master_);
     ::login_tty(slave_);
+    // The test program's own handlers are not the child's.
+    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGSEGV, SIGABRT, SIGFPE, SIGILL}) ::signal(s, SIG_DFL);
     ::_exit(child());
   }
   ::fcntl(master_, F_SETFL, O_NONBLOCK);

@@ -1,4 +1,4 @@
-#include "src/app/loop_detect.h"
+#include "src/engine/loop_detect.h"
 
 #include <algorithm>
 
