@@ -68,6 +68,7 @@ __attribute__((target("sha,sse4.1"))) void compress_sha_ni(State& state, const s
     __m128i w[4];
     for (int i = 0; i < 4; ++i)
       w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data + 16 * i)), swap);
+#pragma GCC unroll 16  // keeps the schedule in registers
     for (std::size_t i = 0; i < 16; ++i) {
       __m128i& now = w[i % 4];
       if (i >= 4) {  // four more words of the message schedule
