@@ -54,15 +54,24 @@ void handle(int, siginfo_t* info, void*) {
 }
 
 // Each thread needs a stack of its own for the handler: the fault may come with the thread's own stack nearly full.
-thread_local std::array<char, 16384> alternate_stack;
+struct AlternateStack {
+  std::array<char, 16384> bytes;
+  stack_t before{};  // a sanitizer's own, which it wants back when the thread ends
+  bool used = false;
+  ~AlternateStack() {
+    if (used) ::sigaltstack(&before, nullptr);
+  }
+};
+thread_local AlternateStack alternate_stack;
 
 }  // namespace
 
 void use_alternate_stack() {
+  if (alternate_stack.used) return;
   stack_t s{};
-  s.ss_sp = alternate_stack.data();
-  s.ss_size = alternate_stack.size();
-  ::sigaltstack(&s, nullptr);
+  s.ss_sp = alternate_stack.bytes.data();
+  s.ss_size = alternate_stack.bytes.size();
+  alternate_stack.used = ::sigaltstack(&s, &alternate_stack.before) == 0;
 }
 
 void install() {
