@@ -63,9 +63,9 @@ struct Talk {
   void ready() { REQUIRE_MESSAGE(pty.expect("> ", 10s), test::plain(pty.transcript())); }
   // Types a line and returns what a person then sees, up to the next prompt.
   std::string say(std::string_view line) {
+    const std::size_t from = pty.transcript().size();
     pty.send(line);
     pty.send("\r");
-    const std::size_t from = pty.transcript().size();
     CHECK_MESSAGE(pty.expect("\x1b[?2004h", 10s), test::plain(pty.transcript().substr(from)));
     CHECK(pty.expect("> ", 10s));
     return test::plain(pty.transcript().substr(from));

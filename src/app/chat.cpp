@@ -16,6 +16,7 @@
 #include "src/app/load.h"
 #include "src/app/progress.h"
 #include "src/app/session.h"
+#include "src/app/session_cache.h"
 #include "src/app/signals.h"
 #include "src/base/sigbus.h"
 #include "src/base/text.h"
@@ -40,8 +41,12 @@ class Chat {
   Exit run();
 
  private:
+  Exit loop();
   void greet();
   void open_session();
+  LatentKey latent_key() const;
+  void restore_latents();
+  void save_latents();
   void show_last_exchange();
   std::string prompt_text() const;
   // Handles one message; nothing to go on, else the exit code to leave with.
@@ -88,6 +93,8 @@ class Chat {
 };
 
 
+// Fewer tokens are read again sooner than a file is checked.
+constexpr std::size_t kLatentsWorthSaving = 64;
 constexpr std::string_view kInterrupted = "interrupted";
 
 // A file of the user's state; empty when nothing is to be kept.
@@ -194,8 +201,33 @@ void Chat::open_session() {
       terminal_.warning(fmt::format("the conversation was held with {}; it goes on with {}", session_->header().model, model_));
     messages_ = session_->messages();
   }
+  if (session_) restore_latents();
   if (!system.empty()) set_system(system);
   if (messages_.size() > 1) show_last_exchange();
+}
+
+LatentKey Chat::latent_key() const {
+  return {engine_.checkpoint().fingerprint(), describe(engine_.numerics()), std::string(engine_.backend()),
+          forward_.position_bytes()};
+}
+
+// The rows of an earlier run spare reading the conversation again. Without them it only takes longer.
+void Chat::restore_latents() {
+  if (forward_.position_bytes() == 0) return;
+  std::string why;
+  const auto saved = read_latents(latent_path(session_->path()), latent_key(), &why);
+  if (!why.empty()) terminal_.detail(fmt::format("the saved latent cache is not used: {}", why));
+  if (saved && timeline_.restore(saved->ids, saved->rows))
+    terminal_.detail(fmt::format("{} tokens from the saved latent cache", saved->ids.size()));
+}
+
+void Chat::save_latents() {
+  if (!session_ || timeline_.ids().size() < kLatentsWorthSaving || forward_.position_bytes() == 0) return;
+  try {
+    write_latents(latent_path(session_->path()), latent_key(), timeline_.ids(), timeline_.save());
+  } catch (const std::exception& e) {
+    terminal_.detail(fmt::format("the latent cache is not saved: {}", e.what()));
+  }
 }
 
 void Chat::show_last_exchange() {
@@ -558,6 +590,12 @@ std::optional<Exit> Chat::handle(const std::string& message) {
 Exit Chat::run() {
   greet();
   open_session();
+  const Exit code = loop();
+  save_latents();
+  return code;
+}
+
+Exit Chat::loop() {
   LineEditorOptions options;
   options.colour = terminal_.out().colour();
   options.wake_descriptor = signals::wake_descriptor();

@@ -1,5 +1,6 @@
 #include "src/cpu/forward.h"
 
+#include <cstring>
 #include <algorithm>
 #include <cassert>
 
@@ -353,6 +354,23 @@ void CpuForward::poll() {
   if (now - last_poll_ < std::chrono::milliseconds(100)) return;
   last_poll_ = now;
   if (stop_requested()) throw Error(Exit::interrupted, "interrupted");
+}
+
+std::size_t CpuForward::position_bytes() const {
+  return cache_.row_bytes() * static_cast<std::size_t>(config_.num_hidden_layers);
+}
+
+void CpuForward::export_rows(std::uint32_t timeline, std::int32_t count, std::span<std::byte> out) const {
+  const std::size_t layer_bytes = cache_.row_bytes() * static_cast<std::size_t>(count);
+  for (int layer = 0; layer < config_.num_hidden_layers; ++layer)
+    std::memcpy(out.data() + static_cast<std::size_t>(layer) * layer_bytes, cache_.rows({RowKind::latent, layer}, timeline),
+                layer_bytes);
+}
+
+void CpuForward::import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) {
+  const std::size_t layer_bytes = cache_.row_bytes() * static_cast<std::size_t>(count);
+  for (int layer = 0; layer < config_.num_hidden_layers; ++layer)
+    cache_.restore({RowKind::latent, layer}, timeline, rows.subspan(static_cast<std::size_t>(layer) * layer_bytes, layer_bytes));
 }
 
 }  // namespace fathom

@@ -70,6 +70,10 @@ class CpuForward : public Forward {
   Numerics numerics() const override { return options_.numerics; }
   std::string describe() const override;
 
+  std::size_t position_bytes() const override;
+  void export_rows(std::uint32_t timeline, std::int32_t count, std::span<std::byte> out) const override;
+  void import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) override;
+
   // One step of the stage list on the values in `a`, all rows of one role. Sizes what it writes.
   void run(Step step, Activations& a);
   KvCache& cache() { return cache_; }

@@ -52,6 +52,16 @@ class Forward {
   virtual Numerics numerics() const = 0;
   // "cpu avx512, 2 threads" or "NVIDIA H100 80GB HBM3": for plan lines and records.
   virtual std::string describe() const = 0;
+  // Bytes of one position's cached rows over all layers of the main stack; 0 where they cannot be taken out.
+  virtual std::size_t position_bytes() const { return 0; }
+  // Copies the rows of positions [0, count) out of and into a timeline, exactly as stored, layer after layer:
+  // position_bytes() * count bytes. Precondition: position_bytes() > 0; count rows are cached, or fit capacity().
+  virtual void export_rows(std::uint32_t timeline, std::int32_t count, std::span<std::byte> out) const {
+    (void)timeline, (void)count, (void)out;
+  }
+  virtual void import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) {
+    (void)timeline, (void)count, (void)rows;
+  }
   // Set between calls: a long prompt asks it about every 100 ms and stops with Error(interrupted) when it says true.
   std::function<bool()> stop_requested;
 };

@@ -69,6 +69,14 @@ void KvCache::store(StreamId stream, RowTag tag, std::span<const float> row) {
   }
 }
 
+void KvCache::restore(StreamId stream, std::uint32_t timeline, std::span<const std::byte> rows) {
+  if (rows.empty()) return;
+  const std::size_t first = slot(stream, timeline, 0), count = rows.size() / row_bytes_;
+  assert(count <= static_cast<std::size_t>(capacity_));
+  std::memcpy(data_.get() + first * row_bytes_, rows.data(), count * row_bytes_);
+  for (std::size_t i = 0; i < count; ++i) tags_.get()[first + i] = {timeline, static_cast<std::int32_t>(i) + 1};
+}
+
 void KvCache::read(StreamId stream, std::uint32_t timeline, std::int32_t position, std::span<float> out) const {
   assert(out.size() == static_cast<std::size_t>(row_values_));
   const std::byte* in = data_.get() + slot(stream, timeline, position) * row_bytes_;

@@ -49,6 +49,9 @@ class KvCache {
   void store(StreamId stream, RowTag tag, std::span<const float> row);
   // Reads row `position` back as floats, exactly as stored.
   void read(StreamId stream, std::uint32_t timeline, std::int32_t position, std::span<float> out) const;
+  // Puts `rows` (row_bytes() apart, as rows() gives them) at positions [0, rows.size() / row_bytes()).
+  // Precondition: they fit capacity().
+  void restore(StreamId stream, std::uint32_t timeline, std::span<const std::byte> rows);
   // The tag written with a row; {0, -1} before the first.
   RowTag tag(StreamId stream, std::uint32_t timeline, std::int32_t position) const;
 

@@ -58,6 +58,21 @@ std::vector<float> Timeline::append(std::int32_t id) {
   return extend(std::span(&id, 1), Role::generated, wanted);
 }
 
+std::vector<std::byte> Timeline::save() const {
+  std::vector<std::byte> rows(forward_->position_bytes() * ids_.size());
+  if (!rows.empty()) forward_->export_rows(index_, static_cast<std::int32_t>(ids_.size()), rows);
+  return rows;
+}
+
+bool Timeline::restore(std::span<const std::int32_t> ids, std::span<const std::byte> rows) {
+  const std::size_t bytes = forward_->position_bytes();
+  if (bytes == 0 || ids.empty() || rows.size() != bytes * ids.size()) return false;
+  if (ids.size() > static_cast<std::size_t>(capacity())) return false;
+  forward_->import_rows(index_, static_cast<std::int32_t>(ids.size()), rows);
+  ids_.assign(ids.begin(), ids.end());
+  return true;
+}
+
 void Timeline::score(std::span<const std::int32_t> ids,
                      const std::function<void(std::size_t, std::span<const float>)>& visit) {
   check_room(ids.size(), capacity());

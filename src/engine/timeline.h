@@ -28,6 +28,12 @@ class Timeline {
   // One sampled token more. Returns the logits after it. Errors: context when full.
   std::vector<float> append(std::int32_t id);
 
+  // The cached rows of ids() as bytes, to be given to restore() later; empty where the forward pass cannot.
+  std::vector<std::byte> save() const;
+  // Takes `ids` as the sequence and `rows` as its cache, in place of running the model. False, and nothing changed,
+  // where the forward pass cannot or the sizes do not fit. The rows are believed: check where they come from.
+  bool restore(std::span<const std::int32_t> ids, std::span<const std::byte> rows);
+
   // Logits after every token of `ids`, in order, as prompt rows from an empty sequence: visit(i, logits after ids[i]).
   void score(std::span<const std::int32_t> ids, const std::function<void(std::size_t, std::span<const float>)>& visit);
 
