@@ -249,6 +249,7 @@ GenerationRequest Batch::request(const BatchRequest& r) const {
     Prompt prompt = chat_prompt(*model_.engine, messages, r.think ? r.think : o.think);
     g.prompt = std::move(prompt.ids);
     g.prompt_tail = std::move(prompt.tail);
+    g.markers = std::move(prompt.markers);
   }
   g.sampling = r.sampling;
   g.max_tokens = r.max_tokens ? r.max_tokens : o.max_tokens;

@@ -10,6 +10,7 @@
 #include "src/cpu/bandwidth.h"
 #include "src/cpu/forward.h"
 #include "src/cpu/random_weights.h"
+#include "src/engine/gpu_placement.h"
 #include "src/engine/timeline.h"
 
 namespace fathom {
@@ -72,25 +73,45 @@ Subject run_depths(App& app, Forward& forward, const std::string& name, const We
   return s;
 }
 
-Subject bench_random(App& app, Threads& threads) {
-  const Options& o = app.options;
+// The config of --random-weights, a file or a directory, cut to --layers.
+Config config_of(const Options& o) {
   std::string file = *o.random_weights;
   if (!file.ends_with(".json")) file += "/config.json";
   Config config = parse_config(read_input(file, 1u << 20), file);
   if (o.layers) config.num_hidden_layers = std::min(config.num_hidden_layers, *o.layers);
+  config.first_k_dense_replace = std::min(config.first_k_dense_replace, config.num_hidden_layers);
+  return config;
+}
+
+std::string title(const Options& o, const Config& config) {
+  return fmt::format("random weights of {}, {} layers", *o.random_weights, config.num_hidden_layers);
+}
+
+Subject bench_random_cpu(App& app, const Config& config, const EngineOptions& engine, Threads& threads) {
   app.terminal.progress("filling random weights");
   const cpu::RandomWeights random = cpu::random_weights(config, threads);
   CpuForwardOptions options;
-  options.numerics.cache = o.cache;
-  options.numerics.prompt_activations = options.numerics.generated_activations = o.activations.value_or(ActivationType::f32);
-  options.capacity = plan_cpu(config, o.cache, o.ctx, available_memory()).context;
+  options.numerics = cpu_numerics(engine);
+  options.capacity = plan_cpu(config, engine.cache, engine.context, available_memory()).context;
   Exchange alone;
   CpuForward forward(config, random.weights, options, threads, alone);
-  return run_depths(app, forward, fmt::format("random weights of {}, {} layers", file, config.num_hidden_layers),
-                    random.weights);
+  return run_depths(app, forward, title(app.options, config), random.weights);
 }
 
-double read_bandwidth(App& app, Threads& threads) {
+Subject bench_random_gpu(App& app, const Config& config, const EngineOptions& engine, const cuda::DeviceInfo& device) {
+  const Weights weights = weights_of_shape(config, true);
+  cuda::ForwardOptions options;
+  options.numerics = gpu_numerics(engine, config, device);
+  options.capacity = static_cast<std::int32_t>(
+      std::min<std::int64_t>(config.max_position_embeddings, engine.context.value_or(4096)));
+  options.device = device.ordinal;
+  options.random_weights = 1;
+  app.terminal.progress("filling random weights");
+  const std::unique_ptr<Forward> forward = cuda::make_forward(config, weights, options);
+  return run_depths(app, *forward, title(app.options, config), weights);
+}
+
+double cpu_bandwidth(App& app, Threads& threads) {
   // Beyond every cache, within what is free.
   const std::uint64_t most = available_memory().value_or(std::uint64_t{8} << 30) / 2;
   const auto bytes = static_cast<std::int64_t>(std::min<std::uint64_t>(std::uint64_t{4} << 30, most));
@@ -136,16 +157,19 @@ std::string as_text(const Subject& s, double bandwidth) {
 }  // namespace
 
 Exit bench_command(App& app) {
-  Threads threads(app.options.threads.value_or(usable_cores()));
+  const EngineOptions options = engine_options_of(app);
+  const std::optional<cuda::DeviceInfo> gpu = choose_gpu(options);
+  Threads threads(options.threads.value_or(usable_cores()));
   Subject subject;
   if (app.options.random_weights) {
-    subject = bench_random(app, threads);
+    const Config config = config_of(app.options);
+    subject = gpu ? bench_random_gpu(app, config, options, *gpu) : bench_random_cpu(app, config, options, threads);
   } else {
     const LoadedModel model = load_model(app, false);
-    const std::unique_ptr<Forward> forward = model.engine->make_forward();
+    const std::unique_ptr<Forward> forward = forward_of(app, *model.engine);
     subject = run_depths(app, *forward, model.name, model.engine->weights());
   }
-  const double bandwidth = read_bandwidth(app, threads);
+  const double bandwidth = gpu ? cuda::read_bandwidth(gpu->ordinal) : cpu_bandwidth(app, threads);
   app.terminal.progress("");
   app.terminal.out().text(app.options.json ? as_json(subject, bandwidth) : as_text(subject, bandwidth));
   app.terminal.out().end_text();

@@ -41,7 +41,7 @@ Exit perplexity(App& app) {
   const Engine& engine = *model.engine;
   const std::vector<std::int32_t> ids = plain_prompt(engine, content).ids;
   if (ids.size() < 2) throw Error(Exit::usage, fmt::format("{}: {} tokens, expected at least 2", file, ids.size()));
-  const auto forward = engine.make_forward();
+  const auto forward = forward_of(app, engine);
   forward->stop_requested = signals::stop_requested;
   Timeline timeline(*forward);
   // Windows of the context's length, side by side: the first token of each is given, not predicted.
@@ -83,7 +83,7 @@ Exit score_ids(App& app) {
   const std::string lines = read_prompt_file(file, kMaxFile, app.terminal);
   const LoadedModel model = load_model(app, false);
   const Engine& engine = *model.engine;
-  const auto forward = engine.make_forward();
+  const auto forward = forward_of(app, engine);
   forward->stop_requested = signals::stop_requested;
   Timeline timeline(*forward);
   for_each_line(lines, [&](std::string_view line, std::size_t number) {
@@ -162,7 +162,7 @@ Exit ask_questions(App& app) {
   const std::vector<Question> questions = read_questions(app, *app.options.questions);
   const LoadedModel model = load_model(app);
   const Engine& engine = *model.engine;
-  const auto forward = engine.make_forward();
+  const auto forward = forward_of(app, engine);
   forward->stop_requested = signals::stop_requested;
   Timeline timeline(*forward);
   const TextModel text_model{engine.tokenizer(), engine.stop_ids(), engine.valid_ids()};

@@ -2,10 +2,12 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "src/app/input.h"
 #include "src/base/descriptor.h"
+#include "tokenizer/templates.h"
 
 namespace fathom {
 namespace {
@@ -14,12 +16,16 @@ BackendChoice backend_of(const Options& o) {
   return o.backend == "cuda" ? BackendChoice::cuda : o.backend == "cpu" ? BackendChoice::cpu : BackendChoice::automatic;
 }
 
-// The text behind --template: a file that exists, else a name for the engine to know.
+// --template: a built-in name for the engine to know, or the text of a file.
 std::optional<std::string> template_of(App& app) {
   const auto& wanted = app.options.chat_template;
   if (!wanted) return std::nullopt;
-  const bool path = wanted->find('/') != wanted->npos || wanted->find(".jinja") != wanted->npos;
-  return path ? read_prompt_file(*wanted, 1u << 20, app.terminal) : *wanted;
+  const std::vector<std::string_view> names = builtin_template_names();
+  if (std::find(names.begin(), names.end(), *wanted) != names.end()) return wanted;
+  const bool path = wanted->find('/') != wanted->npos || wanted->find('.') != wanted->npos;
+  if (path) return read_prompt_file(*wanted, 1u << 20, app.terminal);
+  throw Error(Exit::usage, fmt::format("--template: there is no template '{}'", wanted->substr(0, 80)),
+              fmt::format("give one of {}, or a Jinja file", fmt::join(names, ", ")));
 }
 
 // 53 bits, so that every reader of JSON keeps the number exact.
@@ -68,7 +74,7 @@ ResolvedModel model_of(App& app) {
 
 FileSet files_of(App& app) { return model_of(app).files; }
 
-LoadedModel load_model(App& app, bool tokenizer_required) {
+EngineOptions engine_options_of(App& app) {
   const Options& o = app.options;
   EngineOptions options;
   options.backend = backend_of(o);
@@ -85,9 +91,14 @@ LoadedModel load_model(App& app, bool tokenizer_required) {
   options.check = o.check == CheckLevel::none     ? WeightCheck::none
                   : o.check == CheckLevel::values ? WeightCheck::values
                                                   : WeightCheck::quick;
-  options.tokenizer_required = tokenizer_required;
   options.chat_template = template_of(app);
   options.progress = [&](std::string_view what) { app.terminal.progress(what); };
+  return options;
+}
+
+LoadedModel load_model(App& app, bool tokenizer_required) {
+  EngineOptions options = engine_options_of(app);
+  options.tokenizer_required = tokenizer_required;
   ResolvedModel model = model_of(app);
   LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
   app.terminal.progress("");

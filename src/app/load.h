@@ -13,6 +13,9 @@ namespace fathom {
 // -m, else FATHOM_MODEL or the configuration file, else the built-in model, which a warning names once.
 ResolvedModel model_of(App& app);
 
+// The part of the command line that concerns loading. Errors: usage.
+EngineOptions engine_options_of(App& app);
+
 struct LoadedModel {
   std::string name;  // as in JSON's "model"
   std::unique_ptr<Engine> engine;

@@ -7,11 +7,10 @@
 #include "src/base/error.h"
 #include "src/cpu/forward.h"
 #include "src/engine/gpu_placement.h"
+#include "src/model/verify.h"
 
 namespace fathom {
-namespace {
 
-// The GPU to run on; nothing: the CPU. Never falls back silently when one was asked for.
 std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options) {
   if (options.backend == BackendChoice::cpu) return std::nullopt;
   std::string why;
@@ -43,8 +42,6 @@ Numerics cpu_numerics(const EngineOptions& options) {
   return {options.cache, a, a};
 }
 
-}  // namespace
-
 Engine::Engine(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
 Engine::~Engine() = default;
 
@@ -63,13 +60,15 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
   say("binding weights");
   std::vector<std::string> unknown;
   engine->weights_ = bind_weights(engine->checkpoint_, engine->config_, {}, &unknown);
+  engine->threads_ = std::make_unique<Threads>(options.threads.value_or(usable_cores()));
+  if (options.check == WeightCheck::values)
+    require_sound(scan_values(engine->checkpoint_, *engine->threads_), engine->checkpoint_);
   engine->notes_ = engine->checkpoint_.notes();
   if (!unknown.empty())
     engine->notes_.push_back(fmt::format("{} tensors are not used, the first is {}", unknown.size(), unknown.front()));
   say("reading the tokenizer");
   engine->load_text(options);
   engine->plan(options);
-  engine->threads_ = std::make_unique<Threads>(options.threads.value_or(usable_cores()));
   engine->exchange_ = std::make_unique<Exchange>();
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return engine;

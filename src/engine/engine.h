@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cuda/device.h"
 #include "src/base/file.h"
 #include "src/base/numerics.h"
 #include "src/base/threads.h"
@@ -48,6 +49,12 @@ struct EngineOptions {
   std::optional<std::string> chat_template;
   std::function<void(std::string_view)> progress;  // "checking 163 shards"
 };
+
+// The GPU to run on; nothing: the CPU. Never falls back silently: unsupported when one was asked for and is not there.
+std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options);
+// The rounding of a run, by design.md's defaults where the options are silent.
+Numerics gpu_numerics(const EngineOptions& options, const Config& config, const cuda::DeviceInfo& device);
+Numerics cpu_numerics(const EngineOptions& options);
 
 class Engine {
  public:

@@ -101,6 +101,7 @@ GenerationResult generate(Timeline& timeline, const TextModel& model, const Gene
   };
 
   std::vector<float> logits;
+  result.cached_tokens = timeline.common_prefix(request.prompt);
   auto begin = Clock::now();
   const auto in_prefill = stoppable([&] {
     logits = timeline.sync(request.prompt, [&](std::size_t done) {

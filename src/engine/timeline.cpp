@@ -32,14 +32,17 @@ std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role
   return std::move(result.logits);
 }
 
+std::size_t Timeline::common_prefix(std::span<const std::int32_t> ids) const {
+  const auto first_difference = std::mismatch(ids_.begin(), ids_.end(), ids.begin(), ids.end()).first;
+  const auto same = static_cast<std::size_t>(first_difference - ids_.begin());
+  // The last token runs again even when it is cached: its logits are wanted, and they are not kept.
+  return ids.empty() ? 0 : std::min(same, ids.size() - 1);
+}
+
 std::vector<float> Timeline::sync(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress) {
   if (ids.empty()) throw Error(Exit::usage, "the prompt has no tokens", "give a prompt");
   check_room(ids.size(), capacity());
-  const auto first_difference = std::mismatch(ids_.begin(), ids_.end(), ids.begin(), ids.end()).first;
-  std::size_t keep = static_cast<std::size_t>(first_difference - ids_.begin());
-  // The last token runs again even when it is cached: its logits are wanted, and they are not kept.
-  keep = std::min(keep, ids.size() - 1);
-  ids_.resize(keep);
+  ids_.resize(common_prefix(ids));
   std::vector<float> logits;
   while (ids_.size() < ids.size()) {
     if (progress) progress(ids_.size());

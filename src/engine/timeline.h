@@ -19,6 +19,9 @@ class Timeline {
   std::span<const std::int32_t> ids() const { return ids_; }
   std::int32_t capacity() const { return forward_->capacity(); }
 
+  // How many tokens of `ids` sync() would keep: the cached prefix, but never the last token.
+  std::size_t common_prefix(std::span<const std::int32_t> ids) const;
+
   // Makes the sequence exactly `ids`: the cached prefix that equals it is kept, the rest goes through the model as
   // prompt rows, in chunks that change nothing but the memory needed. Returns the logits after the last token.
   // `progress` is told how many of ids.size() tokens are done. Stopped in the middle (Error(interrupted)), the chunks
