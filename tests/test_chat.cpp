@@ -298,6 +298,22 @@ TEST_CASE("chat: a turn that does not fit is refused with the two numbers") {
   CHECK(t.leave() == 0);
 }
 
+TEST_CASE("chat: thinking is dim, summed up in one line, and kept apart in the record") {
+  Talk t({.answers = {"Let me see.</think>\n\nForty-two."}, .arguments = {}, .variables = {}, .state = {}, .thinks = true});
+  t.ready();
+  const std::size_t from = t.pty.transcript().size();
+  const std::string seen = t.say("what?");
+  CHECK(contains(seen, "Let me see.\nthought for 0 s, "));
+  CHECK(contains(seen, "tokens\n\nForty-two."));
+  CHECK(contains(t.pty.transcript().substr(from), "2mLet"));
+  CHECK(contains(t.say("/think off"), "thinking off"));
+  CHECK(contains(t.say("/show-thinking hidden"), ""));
+  CHECK(t.leave() == 0);
+  const SessionText s = load_session(t.session_file());
+  CHECK(s.messages.at(1).message.reasoning_content == "Let me see.");
+  CHECK(s.messages.at(1).message.content == "Forty-two.");
+}
+
 TEST_CASE("chat: past three quarters of the context the prompt says so") {
   Talk t({.answers = {"0123456789"}, .arguments = {"--ctx", "30"}, .variables = {}, .state = {}, .thinks = false});
   t.ready();

@@ -186,6 +186,18 @@ TEST_CASE("matrix: a terminal gets dim thinking, a summary and sanitised text, a
   }
 }
 
+TEST_CASE("matrix: thinking that repeats itself is ended, and said so") {
+  const Folder folder;
+  int status = 0;
+  const std::string errors = test::capture(folder.command("I see. x", "-n 900 --json hi </dev/null 2>&1 >" + folder.path + "/out", "FATHOM_FAKE_ENDLESS=1"), &status);
+  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(errors.find("repeated the same 1 tokens") != errors.npos);
+  const json::Value record = json::parse(read_file(folder.path + "/out", 100'000), "out");
+  const json::Value* details = record.find("usage")->find("completion_tokens_details");
+  CHECK(details->find("reasoning_tokens")->integer_in(384, 400).has_value());
+  CHECK(record.find("choices")->as_array()[0].find("message")->find("content")->as_string().size() > 400);
+}
+
 TEST_CASE("matrix: readers that stop, devices that are full, answers that are cut") {
   const Folder folder;
   const std::string endless = std::string("t") + kThink + "y";

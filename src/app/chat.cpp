@@ -374,6 +374,8 @@ void Chat::finish_turn(const GenerationResult& result) {
   message.message.role = "assistant";
   message.message.content = result.content;
   message.message.reasoning_content = result.reasoning;
+  if (result.loop_tokens != 0)
+    say(fmt::format("[the thinking repeated the same {} tokens over and over and was ended]", result.loop_tokens));
   if (result.finish_reason == FinishReason::interrupted) {
     message.finish_reason = kInterrupted;
     say("[interrupted]");

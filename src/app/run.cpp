@@ -97,6 +97,8 @@ std::string stats_line(const Engine& engine, const GenerationResult& r) {
 
 // Says why the answer ended, unless the model ended it.
 void explain_end(App& app, const GenerationRequest& request, const GenerationResult& r, std::int32_t context) {
+  if (r.loop_tokens != 0)
+    app.terminal.warning(fmt::format("[the thinking repeated the same {} tokens over and over and was ended]", r.loop_tokens));
   switch (r.finish_reason) {
     case FinishReason::length:
       if (request.max_tokens && r.ids.size() == static_cast<std::size_t>(*request.max_tokens))

@@ -24,6 +24,11 @@ void Channels::feed(std::int32_t id) {
   }
   // The markers belong to the thinking, as they are paid for like it.
   if (thought || in_thinking()) ++result_.reasoning_tokens;
+  if (!splitter_) return;
+  if (!in_thinking())
+    loop_.reset();
+  else if (const std::size_t block = loop_.push(id); block != 0)
+    result_.loop_tokens = block;
 }
 
 void Channels::finish() {
@@ -36,9 +41,10 @@ void Channels::finish() {
 std::optional<std::int32_t> Channels::forced_id() {
   const auto& ids = request_.markers.close_ids;
   if (forced_ == 0) {
-    const bool spent = request_.think_budget && in_thinking() &&
+    const bool spent = request_.think_budget &&
                        std::cmp_greater_equal(result_.reasoning_tokens, *request_.think_budget);
-    if (!spent || ids.empty()) return std::nullopt;
+    // A model that repeats itself in its thinking does so without end.
+    if (!in_thinking() || !(spent || result_.loop_tokens != 0) || ids.empty()) return std::nullopt;
   }
   // All of them have been given once; a block that the model opens again is closed again.
   if (forced_ >= ids.size()) {

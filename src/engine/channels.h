@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "src/engine/generate.h"
+#include "src/engine/loop_detect.h"
 #include "tokenizer/think_markers.h"
 #include "tokenizer/tokenizer.h"
 
@@ -41,6 +42,7 @@ class Channels {
   std::optional<StreamDecoder> decoder_;
   std::optional<ThinkSplitter> splitter_;
   StopFilter stops_;
+  LoopDetector loop_;  // over the thinking
   std::size_t forced_ = 0;  // of the closing ids; all of them: the block was closed by the budget
 };
 

@@ -63,6 +63,7 @@ struct GenerationResult {
   std::string content, reasoning;
   std::size_t prompt_tokens = 0, cached_tokens = 0, reasoning_tokens = 0;
   std::vector<TokenRecord> logprobs;  // one per id when asked for
+  std::size_t loop_tokens = 0;  // length of the block whose exact repetition ended the thinking; 0: none did
   double prefill_s = 0, decode_s = 0;
   std::size_t decode_steps = 0;  // forward passes of one token within decode_s
 };
