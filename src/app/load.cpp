@@ -68,7 +68,7 @@ ResolvedModel model_of(App& app) {
   const auto wanted = app.options.model ? app.options.model : app.environment.model;
   ResolvedModel m = resolve_model(wanted, app.environment, app.config);
   if (m.builtin)
-    app.terminal.warning("no model was named: the built-in Minnow answers, a small model (choose another with -m)");
+    app.terminal.warning("no model given with -m: the built-in Minnow answers");
   return m;
 }
 
