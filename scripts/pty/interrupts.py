@@ -22,13 +22,27 @@ def settings(folder):
     return env
 
 
-def one(tests, folder, rng):
+def open_terminal(child):
+    """Our own descriptor of the child's terminal: it stays open after the child is gone."""
+    return os.open(os.readlink(f"/proc/{child.pid}/fd/0"), os.O_RDWR | os.O_NOCTTY)
+
+
+def fresh_modes():
+    """The modes of a terminal that pexpect has just made. Read behind a program that leaves them alone: the program
+    under test may have changed its own before we look."""
+    child = pexpect.spawn("/bin/sleep", ["60"], dimensions=(24, 80))
+    terminal = open_terminal(child)
+    modes = termios.tcgetattr(terminal)
+    os.close(terminal)
+    child.terminate(force=True)
+    return modes
+
+
+def one(tests, folder, rng, before):
     """Returns (exit code, None) or (code, what is wrong)."""
     child = pexpect.spawn(tests, ["--as-fathom", "chat", "-m", f"{folder}/fake"], env=settings(folder),
                           dimensions=(24, 80), timeout=5)
-    # The parent's end of the same terminal: it stays open after the child is gone.
-    slave = os.open(os.readlink(f"/proc/{child.pid}/fd/0"), os.O_RDWR | os.O_NOCTTY)
-    before = termios.tcgetattr(slave)
+    slave = open_terminal(child)
     screen = pyte.Screen(80, 24)
     stream = pyte.ByteStream(screen)
     printed = b""
@@ -103,9 +117,9 @@ def main():
         os.system(f"'{tests}' --fake-checkpoint {folder}/fake")
         with open(f"{folder}/script", "w") as f:
             f.write("x" * 300 + "\x1e" + "A short answer.")
-        codes, wrong = {}, []
+        codes, wrong, before = {}, [], fresh_modes()
         for i in range(count):
-            code, problem = one(tests, folder, rng)
+            code, problem = one(tests, folder, rng, before)
             codes[code] = codes.get(code, 0) + 1
             if problem:
                 wrong.append((i, problem))

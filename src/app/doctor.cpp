@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "cuda/device.h"
+#include "src/app/doctor_self_test.h"
 #include "src/app/load.h"
 #include "src/app/version.h"
 #include "src/base/descriptor.h"
@@ -147,6 +148,7 @@ std::vector<Finding> examine(App& app) {
 }
 
 Exit doctor_command(App& app) {
+  if (app.options.self_test) return self_test_command(app);
   const std::vector<Finding> findings = examine(app);
   Screen& out = app.terminal.out();
   if (app.options.json) {
