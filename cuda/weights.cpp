@@ -19,7 +19,7 @@ constexpr int kMostThreads = 8;
 
 // A run of rows of one matrix, or the scales of one.
 struct Piece {
-  const Linear* linear = nullptr;
+  Linear linear;  // by value: experts' views are gathered from temporaries
   std::byte* to = nullptr;
   std::int64_t begin = 0, end = 0;  // rows of codes, or of the scale grid
   std::uint64_t row_bytes = 0;      // on the device
@@ -41,9 +41,18 @@ Grid grid_of(const Linear& l) {
 }
 
 void pack_rows(const Piece& p, std::byte* out) {
-  const Linear& l = *p.linear;
+  const Linear& l = p.linear;
   const auto used = static_cast<std::uint64_t>(l.cols) * static_cast<std::uint64_t>(l.format.bits) / 8;
   const std::byte* from = l.data + p.begin * l.row_bytes;
+  if (l.format.decode == Decode::f16) {
+    std::memset(out, 0, p.bytes());
+    for (std::int64_t r = p.begin; r < p.end; ++r, out += p.row_bytes, from += l.row_bytes)
+      for (std::int64_t c = 0; c < l.cols; ++c) {
+        const float v = f16_to_float(load<std::uint16_t>(from + 2 * c));
+        std::memcpy(out + 4 * c, &v, 4);
+      }
+    return;
+  }
   if (used == p.row_bytes && l.row_bytes == static_cast<std::int64_t>(used)) {
     std::memcpy(out, from, p.bytes());
     return;
@@ -55,13 +64,14 @@ void pack_rows(const Piece& p, std::byte* out) {
 }
 
 void pack_scales(const Piece& p, std::byte* out) {
-  const Linear& l = *p.linear;
+  const Linear& l = p.linear;
   const Grid g = grid_of(l);
   auto* values = reinterpret_cast<float*>(out);
   for (std::int64_t r = p.begin; r < p.end; ++r)
     for (std::int64_t c = 0; c < g.cols; ++c)
-      *values++ = element_as_float(l.format.scale, l.scale,
-                                   static_cast<std::size_t>((g.first_row + r) * l.scale_cols + g.first_col + c));
+      *values++ =
+          element_as_float(l.format.scale, l.scale,
+                           static_cast<std::size_t>((g.first_row + r) * l.scale_cols + g.first_col + c));
 }
 
 class Loader {
@@ -89,8 +99,9 @@ class Loader {
     const auto row_bytes = static_cast<std::uint64_t>(m.row_bytes);
     const auto step = static_cast<std::int64_t>(std::max<std::uint64_t>(kPiece / row_bytes, 1));
     for (std::int64_t r = 0; r < l.rows; r += step)
-      add({&l, codes + static_cast<std::uint64_t>(r) * row_bytes, r, std::min(l.rows, r + step), row_bytes, false});
-    if (l.format.scaled()) add({&l, scales, 0, g.rows, static_cast<std::uint64_t>(g.cols) * 4, true});
+      add({l, codes + static_cast<std::uint64_t>(r) * row_bytes, r, std::min(l.rows, r + step), row_bytes,
+           false});
+    if (l.format.scaled()) add({l, scales, 0, g.rows, static_cast<std::uint64_t>(g.cols) * 4, true});
     return m;
   }
 
@@ -124,7 +135,8 @@ class Loader {
     if (l.dense) d.dense = mlp(*l.dense, "mlp");
     if (l.shared) d.shared = mlp(*l.shared, "mlp.shared_experts");
     experts(l.experts, d);
-    if (d.shared.gate.rows > 0 && d.expert_count > 0) same_format(d.shared.gate, d.expert.gate, "mlp.shared_experts");
+    if (d.shared.gate.rows > 0 && d.expert_count > 0)
+      same_format(d.shared.gate, d.expert.gate, "mlp.shared_experts");
     return d;
   }
 
@@ -154,17 +166,25 @@ class Loader {
     Matrix m;
     const WeightFormat& f = l.format;
     switch (f.decode) {
-      case Decode::e4m3: m.code = Code::e4m3; break;
-      case Decode::bf16: m.code = Code::bf16; break;
-      case Decode::f32: m.code = Code::f32; break;
+      case Decode::e4m3:
+        m.code = Code::e4m3;
+        break;
+      case Decode::bf16:
+        m.code = Code::bf16;
+        break;
+      case Decode::f32:
+      case Decode::f16:
+        m.code = Code::f32;
+        break;  // F16 is widened on its way: exact, and rare
       default:
         throw Error(Exit::unsupported, fmt::format("{}: this storage format has no CUDA kernels yet", name),
                     "use --backend cpu");
     }
     if (f.scaled() && (f.group_rows != 128 || f.group_cols != 128))
-      throw Error(Exit::unsupported,
-                  fmt::format("{}: expected scale blocks of 128x128, found {}x{}", name, f.group_rows, f.group_cols),
-                  "use --backend cpu");
+      throw Error(
+          Exit::unsupported,
+          fmt::format("{}: expected scale blocks of 128x128, found {}x{}", name, f.group_rows, f.group_cols),
+          "use --backend cpu");
     m.rows = static_cast<int>(l.rows);
     m.cols = static_cast<int>(l.cols);
     m.row_bytes = (m.cols * code_bytes(m.code) + 15) / 16 * 16;
@@ -173,7 +193,8 @@ class Loader {
       m.row_shift = static_cast<int>(l.row0 % f.group_rows);
       m.col_shift = static_cast<int>(l.col0 % f.group_cols);
       if (m.col_shift % 16 != 0)
-        fail(Exit::unsupported, "{}: a slice of columns must begin at a multiple of 16, found {}", name, l.col0);
+        fail(Exit::unsupported, "{}: a slice of columns must begin at a multiple of 16, found {}", name,
+             l.col0);
     }
     if (m.code == Code::f32 || m.row_shift % 8 != 0 || m.col_shift != 0) out_.tensor_cores = false;
     return m;
@@ -181,7 +202,8 @@ class Loader {
 
   static void same_format(const Matrix& a, const Matrix& b, const char* name) {
     if (a.code != b.code)
-      throw Error(Exit::unsupported, fmt::format("{}: its matrices differ in storage format", name), "use --backend cpu");
+      throw Error(Exit::unsupported, fmt::format("{}: its matrices differ in storage format", name),
+                  "use --backend cpu");
   }
 
   void experts(const ExpertTable& table, DeviceLayer& d) {
@@ -190,17 +212,20 @@ class Loader {
     for (const Expert& e : table.experts) {
       const DeviceMlp m = mlp({e.gate, e.up, e.down}, "mlp.experts");
       if (pointers.empty()) d.expert = m;
-      for (const auto& [a, b] : {std::pair(&m.gate, &d.expert.gate), {&m.up, &d.expert.up}, {&m.down, &d.expert.down}})
+      for (const auto& [a, b] :
+           {std::pair(&m.gate, &d.expert.gate), {&m.up, &d.expert.up}, {&m.down, &d.expert.down}})
         if (a->code != b->code || a->rows != b->rows || a->cols != b->cols || a->row_shift != b->row_shift ||
             a->col_shift != b->col_shift)
-          throw Error(Exit::unsupported, "mlp.experts: the experts of a layer differ in shape or storage format",
+          throw Error(Exit::unsupported,
+                      "mlp.experts: the experts of a layer differ in shape or storage format",
                       "use --backend cpu");
       pointers.push_back({m.gate.codes, m.up.codes, m.down.codes, m.gate.scale, m.up.scale, m.down.scale});
     }
     for (Matrix* m : {&d.expert.gate, &d.expert.up, &d.expert.down}) m->codes = nullptr, m->scale = nullptr;
     d.expert_count = static_cast<int>(pointers.size());
     std::byte* p = out_.memory.take(pointers.size() * sizeof(ExpertPointers));
-    FATHOM_CUDA(cudaMemcpy(p, pointers.data(), pointers.size() * sizeof(ExpertPointers), cudaMemcpyHostToDevice));
+    FATHOM_CUDA(
+        cudaMemcpy(p, pointers.data(), pointers.size() * sizeof(ExpertPointers), cudaMemcpyHostToDevice));
     d.experts = reinterpret_cast<const ExpertPointers*>(p);
   }
 
@@ -229,9 +254,12 @@ class Loader {
         if (i >= pieces_.size()) break;
         const Piece& p = pieces_[i];
         FATHOM_CUDA(cudaEventSynchronize(copied[turn].get()));
-        if (p.scales) pack_scales(p, buffers[turn].data());
-        else pack_rows(p, buffers[turn].data());
-        FATHOM_CUDA(cudaMemcpyAsync(p.to, buffers[turn].data(), p.bytes(), cudaMemcpyHostToDevice, stream.get()));
+        if (p.scales)
+          pack_scales(p, buffers[turn].data());
+        else
+          pack_rows(p, buffers[turn].data());
+        FATHOM_CUDA(
+            cudaMemcpyAsync(p.to, buffers[turn].data(), p.bytes(), cudaMemcpyHostToDevice, stream.get()));
         FATHOM_CUDA(cudaEventRecord(copied[turn].get(), stream.get()));
         done_ += p.bytes();
       }
@@ -263,7 +291,8 @@ class Loader {
 
 }  // namespace
 
-DeviceWeights load_weights(const Weights& w, const std::vector<float>& rope_frequency, const LoadOptions& options) {
+DeviceWeights load_weights(const Weights& w, const std::vector<float>& rope_frequency,
+                           const LoadOptions& options) {
   DeviceWeights d;
   d.memory = Arena(options.bytes);
   Loader loader(options, d);
@@ -278,8 +307,9 @@ DeviceWeights load_weights(const Weights& w, const std::vector<float>& rope_freq
     t.hnorm = loader.vector(m.hnorm);
     t.norm = loader.vector(m.norm);
     t.eh_proj = loader.matrix(m.eh_proj, "eh_proj");
-    t.embed_tokens = m.embed_tokens.data == w.embed_tokens.data ? d.embed_tokens
-                                                                : loader.matrix(m.embed_tokens, "mtp.embed_tokens");
+    t.embed_tokens = m.embed_tokens.data == w.embed_tokens.data
+                         ? d.embed_tokens
+                         : loader.matrix(m.embed_tokens, "mtp.embed_tokens");
     t.head = m.head.data == w.lm_head.data ? d.lm_head : loader.matrix(m.head, "shared_head.head");
     t.layer = loader.layer(m.layer);
     d.mtp.push_back(t);

@@ -13,9 +13,13 @@ constexpr std::int64_t kAlign = 256;
 
 std::uint64_t align(Size bytes) { return (bytes.ceil_div(kAlign) * Size(kAlign)).value(); }
 
-std::uint64_t vector_bytes(const std::vector<float>& v) { return v.empty() ? 0 : align(Size(v.size()) * Size(4)); }
+std::uint64_t vector_bytes(const std::vector<float>& v) {
+  return v.empty() ? 0 : align(Size(v.size()) * Size(4));
+}
 
-std::uint64_t mlp_bytes(const Mlp& m) { return device_bytes(m.gate) + device_bytes(m.up) + device_bytes(m.down); }
+std::uint64_t mlp_bytes(const Mlp& m) {
+  return device_bytes(m.gate) + device_bytes(m.up) + device_bytes(m.down);
+}
 
 std::uint64_t layer_bytes(const LayerWeights& l) {
   std::uint64_t sum = 0;
@@ -26,7 +30,8 @@ std::uint64_t layer_bytes(const LayerWeights& l) {
     sum += device_bytes(*m);
   if (l.dense) sum += mlp_bytes(*l.dense);
   if (l.shared) sum += mlp_bytes(*l.shared);
-  for (const Expert& e : l.experts.experts) sum += device_bytes(e.gate) + device_bytes(e.up) + device_bytes(e.down);
+  for (const Expert& e : l.experts.experts)
+    sum += device_bytes(e.gate) + device_bytes(e.up) + device_bytes(e.down);
   // The pointers of the experts.
   return sum + align(Size(l.experts.experts.size()) * Size(64));
 }
@@ -57,7 +62,8 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
   // A generated row has max_splits() splits, a prompt row one.
   const Size splits = std::max<Size>(chunk, Size(kGeneratedRows) * Size(max_splits(heads)));
   const Size element = request.numerics.cache == CacheType::f32 ? 4 : 2;
-  const Size tiles = chunk * Size(std::max(slots, 1)) * Size(2) + Size(c.router.n_routed_experts) * Size(4) + Size(64);
+  const Size tiles =
+      chunk * Size(std::max(slots, 1)) * Size(2) + Size(c.router.n_routed_experts) * Size(4) + Size(64);
 
   std::vector<std::uint64_t> b(kWorkBuffers, 0);
   const auto set = [&](Work w, Size bytes) { b[static_cast<std::size_t>(w)] = align(bytes); };
@@ -84,7 +90,9 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
   return b;
 }
 
-std::string gib(std::uint64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+std::string gib(std::uint64_t bytes) {
+  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+}
 
 }  // namespace
 
@@ -100,7 +108,8 @@ int keys_per_split(std::int32_t position, int heads) {
 
 std::uint64_t device_bytes(const Linear& l) {
   if (l.rows == 0 || l.cols == 0) return 0;
-  const Size row = (Size(l.cols) * Size(l.format.bits)).ceil_div(128) * Size(16);
+  const int bits = l.format.decode == Decode::f16 ? 32 : l.format.bits;  // F16 is widened to F32
+  const Size row = (Size(l.cols) * Size(bits)).ceil_div(128) * Size(16);
   std::uint64_t sum = align(row * Size(l.rows));
   if (l.format.scaled()) {
     const std::int64_t grid_rows = (l.row0 % l.format.group_rows + l.rows - 1) / l.format.group_rows + 1;
@@ -119,8 +128,11 @@ Placement place(const Config& config, const Weights& weights, const PlacementReq
   p.work = work_bytes(config, weights.heads, request);
   for (std::uint64_t b : p.work) p.workspace += b;
   const Size layers = config.num_hidden_layers + (request.mtp ? config.num_nextn_predict_layers : 0);
-  const Size element = request.numerics.cache == CacheType::f32 ? 4 : request.numerics.cache == CacheType::bf16 ? 2 : 1;
-  p.bytes_per_position = (layers * Size(request.timelines) * Size(device_row_values(config)) * element).value();
+  const Size element = request.numerics.cache == CacheType::f32    ? 4
+                       : request.numerics.cache == CacheType::bf16 ? 2
+                                                                   : 1;
+  p.bytes_per_position =
+      (layers * Size(request.timelines) * Size(device_row_values(config)) * element).value();
   p.cache = align(Size(p.bytes_per_position) * Size(request.capacity));
   return p;
 }
@@ -128,21 +140,23 @@ Placement place(const Config& config, const Weights& weights, const PlacementReq
 std::int32_t Placement::largest_capacity(std::uint64_t available) const {
   const std::uint64_t fixed = weights + workspace + kAlign;
   if (available <= fixed || bytes_per_position == 0) return 0;
-  return static_cast<std::int32_t>(std::min<std::uint64_t>((available - fixed) / bytes_per_position, 0x7fffffff));
+  return static_cast<std::int32_t>(
+      std::min<std::uint64_t>((available - fixed) / bytes_per_position, 0x7fffffff));
 }
 
 std::string Placement::text() const {
-  return fmt::format("weights {} + cache {} ({} positions) + workspace {} = {}", gib(weights), gib(cache), capacity,
-                     gib(workspace), gib(total()));
+  return fmt::format("weights {} + cache {} ({} positions) + workspace {} = {}", gib(weights), gib(cache),
+                     capacity, gib(workspace), gib(total()));
 }
 
 void require_fit(const Placement& p, std::uint64_t available, const std::string& device) {
   if (p.total() <= available) return;
   const std::int32_t fits = p.largest_capacity(available);
-  throw Error(Exit::out_of_memory,
-              fmt::format("{}: {} needed ({}), {} available", device, gib(p.total()), p.text(), gib(available)),
-              fits > 0 ? fmt::format("use --ctx {} or less", fits)
-                       : std::string("the weights alone do not fit: use --backend cpu"));
+  throw Error(
+      Exit::out_of_memory,
+      fmt::format("{}: {} needed ({}), {} available", device, gib(p.total()), p.text(), gib(available)),
+      fits > 0 ? fmt::format("use --ctx {} or less", fits)
+               : std::string("the weights alone do not fit: use --backend cpu"));
 }
 
 Weights weights_of_shape(const Config& c, bool fp8, bool mtp) {
@@ -172,8 +186,8 @@ Weights weights_of_shape(const Config& c, bool fp8, bool mtp) {
     }
     l.q_proj = matrix(q_rows, c.q_lora_rank > 0 ? c.q_lora_rank : c.hidden_size, block);
     l.kv_a_proj = matrix(c.kv_row(), c.hidden_size, block);
-    l.kv_b_proj =
-        matrix(std::int64_t{c.num_attention_heads} * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank, block);
+    l.kv_b_proj = matrix(std::int64_t{c.num_attention_heads} * (c.qk_nope_head_dim + c.v_head_dim),
+                         c.kv_lora_rank, block);
     l.o_proj = matrix(c.hidden_size, std::int64_t{c.num_attention_heads} * c.v_head_dim, block);
     if (!moe) {
       l.dense = mlp(c.intermediate_size);

@@ -20,31 +20,32 @@ inline constexpr int kMaxSplits = 128;
 
 // Splits a row may have: fewer when its heads already fill the GPU. Depends on the model alone.
 int max_splits(int heads);
-// Keys of one split of a generated row at `position`: a multiple of kKeyTile, a function of position and heads alone.
+// Keys of one split of a generated row at `position`: a multiple of kKeyTile, a function of position and
+// heads alone.
 int keys_per_split(std::int32_t position, int heads);
 
 // The buffers of a GPU pass beside weights and cache. A pass allocates exactly these.
 enum class Work : std::uint8_t {
-  rows,          // i32 (4, chunk): token, position, timeline, wanted index
-  x,             // f32 (chunk, hidden_size)
-  delta,         // f32 (chunk, hidden_size)
-  input,         // bf16: the normed rows, then the widest other operand of a prompt GEMM
-  input_scale,   // f32: one per row and 128 columns of `input`
-  q_latent,      // f32 (chunk, q_lora_rank)
-  kv_row,        // f32 (chunk, kv_row)
-  q,             // f32 (chunk, heads, qk_head_dim)
-  q_absorbed,    // bf16 or f32 (chunk, heads, cache row)
-  partial_sum,   // f32 (rows * splits, heads, 2): maximum and sum of a split
-  partial_out,   // f32 (rows * splits, heads, kv_lora_rank)
-  attn,          // f32 (chunk, heads, v_head_dim)
-  router_logits, // f32 (chunk, n_routed_experts)
-  expert_ids,    // i32 (chunk, num_experts_per_tok)
-  expert_weights,// f32 (chunk, num_experts_per_tok)
-  hidden,        // f32 (chunk, num_experts_per_tok * moe_intermediate_size + shared, or intermediate_size)
-  expert_out,    // bf16 (chunk, num_experts_per_tok, hidden_size)
-  tiles,         // i32: prompt rows sorted by expert
-  mtp_input,     // f32 (chunk, 2 hidden_size)
-  logits,        // f32 (logit rows at a time, vocab_size)
+  rows,            // i32 (4, chunk): token, position, timeline, wanted index
+  x,               // f32 (chunk, hidden_size)
+  delta,           // f32 (chunk, hidden_size)
+  input,           // bf16: the normed rows, then the widest other operand of a prompt GEMM
+  input_scale,     // f32: one per row and 128 columns of `input`
+  q_latent,        // f32 (chunk, q_lora_rank)
+  kv_row,          // f32 (chunk, kv_row)
+  q,               // f32 (chunk, heads, qk_head_dim)
+  q_absorbed,      // bf16 or f32 (chunk, heads, cache row)
+  partial_sum,     // f32 (rows * splits, heads, 2): maximum and sum of a split
+  partial_out,     // f32 (rows * splits, heads, kv_lora_rank)
+  attn,            // f32 (chunk, heads, v_head_dim)
+  router_logits,   // f32 (chunk, n_routed_experts)
+  expert_ids,      // i32 (chunk, num_experts_per_tok)
+  expert_weights,  // f32 (chunk, num_experts_per_tok)
+  hidden,          // f32 (chunk, num_experts_per_tok * moe_intermediate_size + shared, or intermediate_size)
+  expert_out,      // bf16 (chunk, num_experts_per_tok, hidden_size)
+  tiles,           // i32: prompt rows sorted by expert
+  mtp_input,       // f32 (chunk, 2 hidden_size)
+  logits,          // f32 (logit rows at a time, vocab_size)
 };
 inline constexpr int kWorkBuffers = static_cast<int>(Work::logits) + 1;
 // Rows whose logits are computed at a time.
@@ -79,11 +80,12 @@ int device_row_values(const Config& config);
 
 // Computes the plan. Errors: none; the caller compares total() with what is free.
 Placement place(const Config& config, const Weights& weights, const PlacementRequest& request);
-// Throws Error(out_of_memory) naming needed and available bytes and the largest context that fits, unless it fits.
+// Throws Error(out_of_memory) naming needed and available bytes and the largest context that fits, unless it
+// fits.
 void require_fit(const Placement& placement, std::uint64_t available, const std::string& device);
 
-// Weights that have every shape and format of `config` (FP8 128x128 where `fp8`, else BF16) and no data: for plans and
-// for weights filled on a device. Norm weights are 1, the router's bias 0.
+// Weights that have every shape and format of `config` (FP8 128x128 where `fp8`, else BF16) and no data: for
+// plans and for weights filled on a device. Norm weights are 1, the router's bias 0.
 Weights weights_of_shape(const Config& config, bool fp8, bool mtp = false);
 
 }  // namespace fathom
