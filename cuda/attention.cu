@@ -1,18 +1,23 @@
-// Absorbed multi-head latent attention: q' = q W_UK, scores against cached latent rows, softmax, weighted sum of
-// latents, W_UV.
+// Absorbed multi-head latent attention: q' = q W_UK, scores against cached latent rows, softmax, weighted sum
+// of latents, W_UV.
 //
-//   Keys are (latent + rope) = 576 BF16 values, shared by all heads: 1,152 bytes a key. 4k / 32k / 128k keys are
-//   4.7 / 37.7 / 151 MB: 1.5 / 12.2 / 48.7 us at 3.1 TB/s. kv_b (V2-Lite: 2.1 MB FP8) takes 0.7 us.
+//   Keys are (latent + rope) = 576 BF16 values, shared by all heads: 1,152 bytes a key. 4k / 32k / 128k keys
+//   are 4.7 / 37.7 / 151 MB: 1.5 / 12.2 / 48.7 us at 3.1 TB/s (measured, 16 heads: 6.2 / 22.6 / 78). kv_b (V2-Lite: 2.1 MB) takes 0.7 us.
 //
-// attend_split_kv: a block takes one row, 16 heads (one m16 tile of mma.sync) and one split of the row's keys, in tiles
-// of 32 keys, three tiles in flight by cp.async. A tile serves twice: as K for the scores and, its first `latent`
-// columns, as V. The borders of splits depend on the row's position alone (keys_per_round), so a row's bits depend
-// neither on its neighbours nor on chunks. Probabilities and q' are BF16, sums FP32.
+// attend_split_kv: a block takes one row, 16 heads (one m16 tile of mma.sync) and one split of the row's
+// keys, in tiles of 32 keys, three tiles in flight by cp.async. A tile serves twice: as K for the scores and,
+// its first `latent` columns, as V. The borders of splits depend on the row's position alone
+// (keys_per_round), so a row's bits depend neither on its neighbours nor on chunks. Probabilities and q' are
+// BF16, sums FP32.
 //
-//   shared memory   q [16][LD]   keys [3][32][LD]   scores [2][16][36]   p [16][40]     LD = row + 8: with rows of an odd
-//                                                                        number of 16-byte units ldmatrix has no conflicts
+//   shared memory   q [16][LD]   keys [3][32][LD]   scores [2][16][36]   p [16][40]     LD = row + 8: with
+//   rows of an odd
+//                                                                        number of 16-byte units ldmatrix has
+//                                                                        no conflicts
 //   scores  warp w: keys [8 (w % 4), + 8), half w / 4 of the row's columns
 //   out     warp w: columns [w latent / 8, (w + 1) latent / 8)
+#include <cooperative_groups.h>
+
 #include <algorithm>
 
 #include "cuda/kernel.cuh"
@@ -20,19 +25,25 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kTile = 32;       // keys; kKeyTile of src/engine/gpu_placement.h
-constexpr int kHeadTile = 16;   // heads of a block
+constexpr int kTile = 32;      // keys; kKeyTile of src/engine/gpu_placement.h
+constexpr int kHeadTile = 16;  // heads of a block
 constexpr int kStages = 3;
 constexpr int kMaxLatentTiles = 8;  // of 8 columns per warp: kv_lora_rank <= 512
-constexpr int kChunk = 128;     // latent columns of an absorbing block
+constexpr int kMaxRow = 576;        // values of a row
+constexpr int kUnitRounds = (kMaxRow / 8 + 31) / 32;
+constexpr int kHalfSteps = kMaxRow / 16 / 2;  // k-steps of a warp
+constexpr int kChunk = 128;                   // latent columns of an absorbing block
 constexpr float kLog2e = 1.4426950408889634f;
 
 __device__ __forceinline__ void store_cache(void* cache, bool f32, std::int64_t i, float v) {
-  if (f32) static_cast<float*>(cache)[i] = v;
-  else static_cast<__nv_bfloat16*>(cache)[i] = __float2bfloat16_rn(v);
+  if (f32)
+    static_cast<float*>(cache)[i] = v;
+  else
+    static_cast<__nv_bfloat16*>(cache)[i] = __float2bfloat16_rn(v);
 }
 
-// -- q W_UK -------------------------------------------------------------------------------------------------------------
+// -- q W_UK
+// -------------------------------------------------------------------------------------------------------------
 
 // The block behind the heads: norm of the latent, append to the cache.
 __device__ __forceinline__ void finish_row(const AbsorbParams& p, int t, float* scratch) {
@@ -55,39 +66,53 @@ template <Code C, int TT>
 __global__ void __launch_bounds__(kThreads) absorb_kernel(const __grid_constant__ AbsorbParams p) {
   constexpr int V = Vec<C>::kValues;
   constexpr int kLanes = kChunk / V, kGroups = kThreads / kLanes;  // threads across columns, groups of rows
-  extern __shared__ float shared[];                                // q (TT, nope), then sums (kGroups, kChunk)
+  constexpr int kBatch = V == 16 ? 4 : 8;                          // rows of kv_b a thread has in flight
+  extern __shared__ __align__(16) float shared[];                  // q (TT, nope), then sums (kWarps, kChunk)
   __shared__ float scratch[kWarps];
   const AttentionShape& a = p.shape;
   float* sums = shared + TT * a.nope;
   let_next_start();
-  wait_for_previous();
 
   const int head = blockIdx.x, first_row = static_cast<int>(blockIdx.z) * TT;
   if (head == a.heads) {
+    wait_for_previous();
     if (blockIdx.y == 0)
       for (int t = first_row; t < min(first_row + TT, p.rows); ++t) finish_row(p, t, scratch);
     return;
   }
+  const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
+  const int column = static_cast<int>(blockIdx.y) * kChunk + lane * V;
+  const int safe = min(column, (p.kv_b.row_bytes / 16 - 1) * V);  // beyond the end: computed, never stored
+  uint4 codes[kBatch];
+  float scale[kBatch];
+  const auto load = [&](int first) {
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int r = head * (a.nope + a.v) + min(first + b * kGroups, a.nope - 1);
+      codes[b] = load_weights(p.kv_b.codes + static_cast<std::int64_t>(r) * p.kv_b.row_bytes + safe / V * 16);
+      scale[b] = block_scale(p.kv_b.scale, p.kv_b.scale_cols, r + p.kv_b.row_shift, safe + p.kv_b.col_shift);
+    }
+  };
+  load(group);
+  wait_for_previous();
   const int head_dim = a.nope + a.rope;
   for (int i = threadIdx.x; i < TT * a.nope; i += kThreads) {
     const int t = min(first_row + i / a.nope, p.rows - 1);
     shared[i] = p.q[(static_cast<std::int64_t>(t) * a.heads + head) * head_dim + i % a.nope];
   }
   __syncthreads();  // q is visible
-  const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
-  const int column = static_cast<int>(blockIdx.y) * kChunk + lane * V;
   float sum[TT][V] = {};
-  if (column < a.latent) {
-#pragma unroll 4
-    for (int i = group; i < a.nope; i += kGroups) {
-      const int r = head * (a.nope + a.v) + i;
+  for (int first = group; first < a.nope; first += kBatch * kGroups) {
+    if (first > group) load(first);
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int i = first + b * kGroups;
+      if (i >= a.nope) break;
       float w[V];
-      Vec<C>::decode(load_weights(p.kv_b.codes + static_cast<std::int64_t>(r) * p.kv_b.row_bytes + column / V * 16), w);
-      const float scale =
-          block_scale(p.kv_b.scale, p.kv_b.scale_cols, r + p.kv_b.row_shift, column + p.kv_b.col_shift);
+      Vec<C>::decode(codes[b], w);
 #pragma unroll
       for (int t = 0; t < TT; ++t) {
-        const float q = __fmul_rn(shared[t * a.nope + i], scale);
+        const float q = __fmul_rn(shared[t * a.nope + i], scale[b]);
 #pragma unroll
         for (int k = 0; k < V; ++k) sum[t][k] = __fmaf_rn(q, w[k], sum[t][k]);
       }
@@ -95,23 +120,32 @@ __global__ void __launch_bounds__(kThreads) absorb_kernel(const __grid_constant_
   }
 #pragma unroll
   for (int t = 0; t < TT; ++t) {
-    __syncthreads();  // sums of the row before have been read
+    // Groups of one warp first (lanes kLanes apart hold the same columns), then warps in order.
 #pragma unroll
-    for (int k = 0; k < V; ++k) sums[group * kChunk + lane * V + k] = sum[t][k];
-    __syncthreads();  // partial sums of all groups are visible
+    for (int k = 0; k < V; ++k)
+#pragma unroll
+      for (int offset = kLanes; offset < 32; offset *= 2)
+        sum[t][k] = __fadd_rn(sum[t][k], __shfl_xor_sync(~0u, sum[t][k], offset));
+    __syncthreads();  // sums of the row before have been read
+    if (threadIdx.x % 32 < kLanes)
+#pragma unroll
+      for (int k = 0; k < V; ++k) sums[threadIdx.x / 32 * kChunk + lane * V + k] = sum[t][k];
+    __syncthreads();  // partial sums of all warps are visible
     const int row = first_row + t;
     if (row >= p.rows) break;
     const std::int64_t out = (static_cast<std::int64_t>(row) * a.heads + head) * a.row;
     const int c = static_cast<int>(blockIdx.y) * kChunk + threadIdx.x;
     if (threadIdx.x < kChunk && c < a.latent) {
       float total = 0;
-      for (int g = 0; g < kGroups; ++g) total = __fadd_rn(total, sums[g * kChunk + threadIdx.x]);
+#pragma unroll
+      for (int g = 0; g < kWarps; ++g) total = __fadd_rn(total, sums[g * kChunk + threadIdx.x]);
       store_cache(p.q_absorbed, p.cache_f32, out + c, total);
     }
     if (blockIdx.y == 0)
       for (int i = threadIdx.x; i < a.row - a.latent; i += kThreads) {
-        const float v =
-            i < a.rope ? p.q[(static_cast<std::int64_t>(row) * a.heads + head) * head_dim + a.nope + i] : 0.0f;
+        const float v = i < a.rope
+                            ? p.q[(static_cast<std::int64_t>(row) * a.heads + head) * head_dim + a.nope + i]
+                            : 0.0f;
         store_cache(p.q_absorbed, p.cache_f32, out + a.latent + i, v);
       }
   }
@@ -119,13 +153,13 @@ __global__ void __launch_bounds__(kThreads) absorb_kernel(const __grid_constant_
 
 template <Code C, int TT>
 void launch_absorb(const Launch& on, const AbsorbParams& p) {
-  constexpr int kGroups = kThreads / (kChunk / Vec<C>::kValues);
-  const std::size_t shared = sizeof(float) * (TT * static_cast<std::size_t>(p.shape.nope) + kGroups * kChunk);
+  const std::size_t shared = sizeof(float) * (TT * static_cast<std::size_t>(p.shape.nope) + kWarps * kChunk);
   const dim3 grid(p.shape.heads + 1, (p.shape.latent + kChunk - 1) / kChunk, (p.rows + TT - 1) / TT);
   launch_kernel(on, absorb_kernel<C, TT>, grid, kThreads, shared, p);
 }
 
-// -- scores, softmax, weighted sum --------------------------------------------------------------------------------------
+// -- scores, softmax, weighted sum
+// --------------------------------------------------------------------------------------
 
 // Keys [begin, end) of a split; empty when the row has fewer splits.
 struct Span {
@@ -155,11 +189,13 @@ __device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&r)[4], const
                : "memory");
 }
 // c += a b, 16 x 8 x 16.
-__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-               "{%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                    std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 // 16 bytes from global to shared memory; zeros when `valid` is false.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
@@ -211,16 +247,22 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   const auto* cache = static_cast<const __nv_bfloat16*>(p.cache) +
                       static_cast<std::int64_t>(p.timeline[t]) * p.capacity * a.row;
   const int units = a.row / 8;  // of 16 bytes in a row
+  // Warp w copies keys 4w .. 4w + 3 of a tile, its lanes neighbouring units.
   const auto load_tile = [&](int tile) {
-    __nv_bfloat16* to = s.keys + (tile % kStages) * kTile * s.ld;
     const int first = span.begin + tile * kTile;
-    if (first < span.end)
-      for (int i = threadIdx.x; i < kTile * units; i += kThreads) {
-        const int key = i / units, unit = i % units;
-        const bool valid = first + key < span.end;
-        copy_async(to + key * s.ld + unit * 8,
-                   cache + static_cast<std::int64_t>(valid ? first + key : span.begin) * a.row + unit * 8, valid);
+    if (first < span.end) {
+      __nv_bfloat16* to = s.keys + (tile % kStages * kTile + warp * 4) * s.ld + lane * 8;
+      const __nv_bfloat16* from = cache + static_cast<std::int64_t>(first + warp * 4) * a.row + lane * 8;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const bool valid = first + warp * 4 + k < span.end;
+#pragma unroll
+        for (int u = 0; u < kUnitRounds; ++u)
+          if (lane + u * 32 < units)
+            copy_async(to + k * s.ld + u * 256,
+                       valid ? from + static_cast<std::int64_t>(k) * a.row + u * 256 : cache, valid);
       }
+    }
     commit();
   };
   // Columns that pad a row to whole k-steps are zero in q and in every stage.
@@ -245,7 +287,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   for (; loaded < kStages - 1; ++loaded) load_tile(loaded);
 
   const int k_steps = (a.row + 15) / 16, half = (k_steps + 1) / 2;
-  const int k_begin = warp / 4 == 0 ? 0 : half, k_end = warp / 4 == 0 ? half : k_steps;
+  const int k_begin = warp / 4 == 0 ? 0 : half, k_count = warp / 4 == 0 ? half : k_steps - half;
   const int latent_tiles = a.latent / 8, per_warp = (latent_tiles + kWarps - 1) / kWarps;
   const int mine = min(max(latent_tiles - warp * per_warp, 0), per_warp);
   float out[kMaxLatentTiles][4] = {};
@@ -253,30 +295,32 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   const float scale = a.scale * kLog2e;
 
+  __syncthreads();                     // q and the padding are visible
+  std::uint32_t query[kHalfSteps][4];  // this warp's half of q's columns, for all tiles
+#pragma unroll
+  for (int k = 0; k < kHalfSteps; ++k)
+    if (k < k_count) ldmatrix(query[k], s.q + (lane % 16) * s.ld + (k_begin + k) * 16 + lane / 16 * 8);
+
   for (int tile = 0; tile < tiles; ++tile) {
     wait_for_copies<kStages - 2>();
-    __syncthreads();  // this tile's keys (and q) are visible; the stage freed by tile - 1 may be overwritten
+    __syncthreads();  // this tile's keys are visible; the stage freed by tile - 1 may be overwritten
     load_tile(tile + kStages - 1);
     const __nv_bfloat16* keys = s.keys + (tile % kStages) * kTile * s.ld;
     {
-      float score[2][4] = {};  // even and odd k-steps: two independent chains
-      const __nv_bfloat16* a_row = s.q + (lane % 16) * s.ld + lane / 16 * 8;
-      const __nv_bfloat16* b_row = keys + (warp % 4 * 8 + lane % 8) * s.ld + lane / 8 * 8;
-      for (int k = k_begin; k < k_end; k += 2) {
-        std::uint32_t b[4], x[4];
+      float score[4][4] = {};  // four independent chains
+      const __nv_bfloat16* b_row = keys + (warp % 4 * 8 + lane % 8) * s.ld + k_begin * 16 + lane / 8 * 8;
+#pragma unroll
+      for (int k = 0; k < kHalfSteps; k += 2) {
+        if (k >= k_count) break;
+        std::uint32_t b[4];
         ldmatrix(b, b_row + k * 16);
-        ldmatrix(x, a_row + k * 16);
-        mma(score[0], x, b[0], b[1]);
-        if (k + 1 < k_end) {
-          ldmatrix(x, a_row + (k + 1) * 16);
-          mma(score[1], x, b[2], b[3]);
-        }
+        mma(score[k % 4], query[k], b[0], b[1]);
+        if (k + 1 < k_count) mma(score[k % 4 + 1], query[k + 1], b[2], b[3]);
       }
       float* to = s.scores + (warp / 4 * kHeadTile + lane / 4) * kScoreRow + warp % 4 * 8 + lane % 4 * 2;
-      to[0] = score[0][0] + score[1][0];
-      to[1] = score[0][1] + score[1][1];
-      to[8 * kScoreRow] = score[0][2] + score[1][2];
-      to[8 * kScoreRow + 1] = score[0][3] + score[1][3];
+      const auto sum_of = [&](int i) { return score[0][i] + score[1][i] + (score[2][i] + score[3][i]); };
+      *reinterpret_cast<float2*>(to) = make_float2(sum_of(0), sum_of(1));
+      *reinterpret_cast<float2*>(to + 8 * kScoreRow) = make_float2(sum_of(2), sum_of(3));
     }
     __syncthreads();  // scores of both halves are visible
 #pragma unroll
@@ -315,7 +359,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   for (int i = 0; i < 2; ++i) {
     const int head = group * kHeadTile + warp * 2 + i;
     if (lane == 0 && head < a.heads)
-      *reinterpret_cast<float2*>(p.partial_sum + (slot * a.heads + head) * 2) = make_float2(maximum[i], sum[i]);
+      *reinterpret_cast<float2*>(p.partial_sum + (slot * a.heads + head) * 2) =
+          make_float2(maximum[i], sum[i]);
   }
 #pragma unroll
   for (int i = 0; i < kMaxLatentTiles; ++i) {
@@ -333,7 +378,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
 
 // The same for an FP32 cache, on CUDA cores: one block per row, split and head.
 __global__ void __launch_bounds__(kThreads) attend_f32_kernel(const __grid_constant__ AttendParams p) {
-  extern __shared__ float q[];  // (row)
+  extern __shared__ __align__(16) float q[];  // (row)
   __shared__ float probability[kTile];
   const AttentionShape& a = p.shape;
   let_next_start();
@@ -342,8 +387,10 @@ __global__ void __launch_bounds__(kThreads) attend_f32_kernel(const __grid_const
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const Span span = split_span(p.position[t], p.keys_per_round, split);
   if (span.begin >= span.end) return;
-  const float* cache = static_cast<const float*>(p.cache) + static_cast<std::int64_t>(p.timeline[t]) * p.capacity * a.row;
-  const float* from = static_cast<const float*>(p.q_absorbed) + (static_cast<std::int64_t>(t) * a.heads + head) * a.row;
+  const float* cache =
+      static_cast<const float*>(p.cache) + static_cast<std::int64_t>(p.timeline[t]) * p.capacity * a.row;
+  const float* from =
+      static_cast<const float*>(p.q_absorbed) + (static_cast<std::int64_t>(t) * a.heads + head) * a.row;
   for (int c = threadIdx.x; c < a.row; c += kThreads) q[c] = from[c];
   float out[2] = {0, 0}, maximum = -INFINITY, sum = 0;  // columns threadIdx.x and threadIdx.x + kThreads
   for (int first = span.begin; first < span.end; first += kTile) {
@@ -381,87 +428,138 @@ __global__ void __launch_bounds__(kThreads) attend_f32_kernel(const __grid_const
     if (const int c = threadIdx.x + i * kThreads; c < a.latent) p.partial_out[slot * a.latent + c] = out[i];
 }
 
-// -- combine, W_UV --------------------------------------------------------------------------------------------------------
+// -- combine, W_UV
+// --------------------------------------------------------------------------------------------------------
 
-constexpr int kValueThreads = 512, kValueWarps = kValueThreads / 32;
+constexpr int kValueThreads = 256, kValueWarps = kValueThreads / 32;
 constexpr int kMaxSplitsOfRow = 128;
-constexpr int kPrefetched = 8;  // weight vectors a lane requests before the wait
+constexpr int kPrefetched = 2;  // weight vectors a lane requests before the wait
+constexpr int kHeldSplits = 4;  // splits a thread has in flight
+constexpr int kValueParts = 8;  // blocks of a cluster
 
-template <Code C>
+// Blocks of a head: where the GPU has clusters, kParts blocks combine latent / kParts columns each, exchange
+// them through distributed shared memory, and apply v / kParts rows of W_UV each; elsewhere one block does
+// all.
+template <Code C, int kParts>
 __global__ void __launch_bounds__(kValueThreads) value_kernel(const __grid_constant__ ValueParams p) {
   constexpr int V = Vec<C>::kValues;
-  extern __shared__ float mixed[];  // (groups, latent): the combined latent, group 0 in the end
+  extern __shared__ __align__(
+      16) float mixed[];  // the combined latent (latent), then sums (groups, latent / kParts)
   __shared__ float factor[kMaxSplitsOfRow];
   const AttentionShape& a = p.shape;
   let_next_start();
-  const int head = blockIdx.x;
+#if __CUDA_ARCH__ >= 900
+  if constexpr (kParts > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+  const int head = blockIdx.x / kParts, part = blockIdx.x % kParts;
   const std::int64_t t = blockIdx.y;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first_row = head * (a.nope + a.v) + a.nope;
   const int vectors = p.kv_b.row_bytes / 16, steps = (vectors + 31) / 32;
-  const int items = (a.v + kValueWarps - 1) / kValueWarps * steps;  // (row of this warp, step)
+  // Rows part, part + kParts, ...: row r of this block is r * kParts + part; a warp takes every
+  // kValueWarps-th.
+  const int rows = (a.v - part + kParts - 1) / kParts;
+  const int items = (rows + kValueWarps - 1) / kValueWarps * steps;  // (row of this warp, step)
 
-  const auto load = [&](uint4 (&w)[kPrefetched], float (&scale)[kPrefetched], int first) {
+  uint4 w[kPrefetched];
+  float scale[kPrefetched];
+  const auto load = [&](int first) {
 #pragma unroll
     for (int i = 0; i < kPrefetched; ++i) {
       const int item = first + i, r = warp + item / steps * kValueWarps, vector = item % steps * 32 + lane;
-      const bool inside = item < items && r < a.v && vector < vectors;
-      w[i] = inside ? load_weights(p.kv_b.codes + static_cast<std::int64_t>(first_row + r) * p.kv_b.row_bytes + vector * 16)
-                    : make_uint4(0, 0, 0, 0);
-      scale[i] = inside ? block_scale(p.kv_b.scale, p.kv_b.scale_cols, first_row + r + p.kv_b.row_shift,
-                                      vector * V + p.kv_b.col_shift)
-                        : 0.0f;
+      const bool inside = item < items && r < rows && vector < vectors;
+      const int safe_row = first_row + (inside ? r * kParts + part : 0), safe = inside ? vector : 0;
+      w[i] = load_weights(p.kv_b.codes + static_cast<std::int64_t>(safe_row) * p.kv_b.row_bytes + safe * 16);
+      scale[i] = block_scale(p.kv_b.scale, p.kv_b.scale_cols, safe_row + p.kv_b.row_shift,
+                             safe * V + p.kv_b.col_shift);
+      if (!inside) scale[i] = 0;
     }
   };
-  uint4 w[kPrefetched];
-  float scale[kPrefetched];
-  load(w, scale, 0);
+  load(0);
   wait_for_previous();
 
   const int position = p.position[t];
   const int keys = span_keys(position, p.keys_per_round), splits = position / keys + 1;
   const float* sums = p.partial_sum + (t * p.max_splits * a.heads + head) * 2;
+  // The first group of columns does not depend on the factors: fetched along with them.
+  const int columns = a.latent / kParts, quads = columns / 4, groups = kValueThreads / quads;
+  float* partial = mixed + a.latent;
+  const int group = threadIdx.x / quads, quad = threadIdx.x % quads;
+  const float* from =
+      p.partial_out + (t * p.max_splits * a.heads + head) * a.latent + part * columns + quad * 4;
+  const std::int64_t stride = static_cast<std::int64_t>(a.heads) * a.latent;
+  float4 held[kHeldSplits];
+  const bool works = group < groups;
+#pragma unroll
+  for (int i = 0; i < kHeldSplits; ++i)
+    if (works && group + i * groups < splits)
+      held[i] = *reinterpret_cast<const float4*>(from + (group + i * groups) * stride);
   if (warp == 0) {
-    float highest = -INFINITY;
-    for (int s = lane; s < splits; s += 32) highest = fmaxf(highest, sums[static_cast<std::int64_t>(s) * a.heads * 2]);
+    float2 v[kMaxSplitsOfRow / 32];
+    float highest = -INFINITY, total = 0;
+#pragma unroll
+    for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) {
+      v[i] = make_float2(-INFINITY, 0);
+      const int split = lane + i * 32;
+      if (split < splits)
+        v[i] = *reinterpret_cast<const float2*>(sums + static_cast<std::int64_t>(split) * a.heads * 2);
+      highest = fmaxf(highest, v[i].x);
+    }
     highest = warp_max(highest);
-    float total = 0;
-    for (int s = lane; s < splits; s += 32) {
-      const float2 v = *reinterpret_cast<const float2*>(sums + static_cast<std::int64_t>(s) * a.heads * 2);
-      factor[s] = exp2f(v.x - highest);
-      total = __fmaf_rn(factor[s], v.y, total);
+#pragma unroll
+    for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) {
+      v[i].x = exp2f(v[i].x - highest);
+      total = __fmaf_rn(v[i].x, v[i].y, total);
     }
     total = warp_sum(total);
-    for (int s = lane; s < splits; s += 32) factor[s] = __fdiv_rn(factor[s], total);
+#pragma unroll
+    for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) factor[lane + i * 32] = __fdiv_rn(v[i].x, total);
   }
   __syncthreads();  // factors are visible
   // Groups of threads take every groups-th split, then groups are added in order: the same order at every T.
-  const int quads = a.latent / 4, groups = max(kValueThreads / quads, 1);
-  for (int i = threadIdx.x; i < groups * quads; i += kValueThreads) {
-    const int group = i / quads, quad = i % quads;
+  if (works) {
     float4 sum = make_float4(0, 0, 0, 0);
-    const float* from = p.partial_out + (t * p.max_splits * a.heads + head) * a.latent + quad * 4;
-#pragma unroll 4
-    for (int s = group; s < splits; s += groups) {
-      const float4 v = *reinterpret_cast<const float4*>(from + static_cast<std::int64_t>(s) * a.heads * a.latent);
-      const float f = factor[s];
+    const auto add = [&](const float4& v, float f) {
       sum.x = __fmaf_rn(f, v.x, sum.x), sum.y = __fmaf_rn(f, v.y, sum.y);
       sum.z = __fmaf_rn(f, v.z, sum.z), sum.w = __fmaf_rn(f, v.w, sum.w);
-    }
-    *reinterpret_cast<float4*>(mixed + group * a.latent + quad * 4) = sum;
+    };
+#pragma unroll
+    for (int i = 0; i < kHeldSplits; ++i)
+      if (group + i * groups < splits) add(held[i], factor[group + i * groups]);
+#pragma unroll 4
+    for (int s = group + kHeldSplits * groups; s < splits; s += groups)
+      add(*reinterpret_cast<const float4*>(from + s * stride), factor[s]);
+    *reinterpret_cast<float4*>(partial + group * columns + quad * 4) = sum;
   }
   __syncthreads();  // sums of all groups are visible
-  for (int c = threadIdx.x; c < a.latent; c += kValueThreads) {
-    float sum = mixed[c];
-    for (int g = 1; g < groups; ++g) sum = __fadd_rn(sum, mixed[g * a.latent + c]);
-    mixed[c] = sum;  // only this thread reads column c
+#if __CUDA_ARCH__ >= 900
+  if constexpr (kParts > 1) {
+    namespace cg = cooperative_groups;
+    const cg::cluster_group cluster = cg::this_cluster();
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");  // every block of the cluster has begun
+    // Column c of this part goes to every block of the cluster: thread (c, peer).
+    for (int i = threadIdx.x; i < columns * kParts; i += kValueThreads) {
+      const int c = i % columns, peer = i / columns;
+      float sum = partial[c];
+      for (int g = 1; g < groups; ++g) sum = __fadd_rn(sum, partial[g * columns + c]);
+      cluster.map_shared_rank(mixed, peer)[part * columns + c] = sum;
+    }
+    cluster.sync();  // every part's columns are in every block's `mixed`
   }
-  __syncthreads();  // the combined latent is visible
+#endif
+  if constexpr (kParts == 1) {
+    for (int c = threadIdx.x; c < columns; c += kValueThreads) {
+      float sum = partial[c];
+      for (int g = 1; g < groups; ++g) sum = __fadd_rn(sum, partial[g * columns + c]);
+      mixed[c] = sum;
+    }
+    __syncthreads();  // the combined latent is visible
+  }
 
   float* out = p.attn + (t * a.heads + head) * a.v;
   float sum = 0;
   for (int first = 0; first < items; first += kPrefetched) {
-    if (first > 0) load(w, scale, first);
+    if (first > 0) load(first);
 #pragma unroll
     for (int i = 0; i < kPrefetched; ++i) {
       const int item = first + i, step = item % steps;
@@ -481,17 +579,27 @@ __global__ void __launch_bounds__(kValueThreads) value_kernel(const __grid_const
       if (step + 1 < steps) continue;
       sum = warp_sum(sum);
       const int r = warp + item / steps * kValueWarps;
-      if (lane == 0 && r < a.v) out[r] = sum;
+      if (lane == 0 && r < rows) out[r * kParts + part] = sum;
       sum = 0;
     }
   }
 }
 
+template <Code C, int kParts>
+void launch_parts(const Launch& on, const ValueParams& p) {
+  const int columns = p.shape.latent / kParts, groups = kValueThreads / (columns / 4);
+  launch_kernel(on, value_kernel<C, kParts>, dim3(p.shape.heads * kParts, p.rows), kValueThreads,
+                sizeof(float) * (static_cast<std::size_t>(groups) * columns + p.shape.latent), p, kParts);
+}
+
 template <Code C>
 void launch_value(const Launch& on, const ValueParams& p) {
-  const int groups = std::max(kValueThreads / (p.shape.latent / 4), 1);
-  launch_kernel(on, value_kernel<C>, dim3(p.shape.heads, p.rows), kValueThreads,
-                sizeof(float) * static_cast<std::size_t>(groups) * p.shape.latent, p);
+  // Many rows or heads fill the GPU without clusters; the order of a row's sums depends on the parts, so the
+  // role of the rows and the model decide, never their number.
+  const bool generated = p.keys_per_round > 0;
+  if (on.dependent && generated && p.shape.heads <= 32 && p.shape.latent % (4 * kValueParts) == 0)
+    return launch_parts<C, kValueParts>(on, p);
+  launch_parts<C, 1>(on, p);
 }
 
 }  // namespace
@@ -500,9 +608,12 @@ void absorb_query(const Launch& on, const AbsorbParams& p) {
   if (p.rows == 0) return;
   const bool many = p.rows > 8;
   switch (p.kv_b.code) {
-    case Code::e4m3: return many ? launch_absorb<Code::e4m3, 4>(on, p) : launch_absorb<Code::e4m3, 1>(on, p);
-    case Code::bf16: return many ? launch_absorb<Code::bf16, 4>(on, p) : launch_absorb<Code::bf16, 1>(on, p);
-    case Code::f32: return many ? launch_absorb<Code::f32, 4>(on, p) : launch_absorb<Code::f32, 1>(on, p);
+    case Code::e4m3:
+      return many ? launch_absorb<Code::e4m3, 4>(on, p) : launch_absorb<Code::e4m3, 1>(on, p);
+    case Code::bf16:
+      return many ? launch_absorb<Code::bf16, 4>(on, p) : launch_absorb<Code::bf16, 1>(on, p);
+    case Code::f32:
+      return many ? launch_absorb<Code::f32, 4>(on, p) : launch_absorb<Code::f32, 1>(on, p);
   }
 }
 
@@ -511,16 +622,19 @@ void attend_split_kv(const Launch& on, const AttendParams& p) {
   if (p.cache_f32)
     return launch_kernel(on, attend_f32_kernel, dim3(p.max_splits, p.shape.heads, p.rows), kThreads,
                          sizeof(float) * p.shape.row, p);
-  launch_kernel(on, attend_kernel, dim3(p.max_splits, (p.shape.heads + kHeadTile - 1) / kHeadTile, p.rows), kThreads,
-                attend_bytes(p.shape.row), p);
+  launch_kernel(on, attend_kernel, dim3(p.max_splits, (p.shape.heads + kHeadTile - 1) / kHeadTile, p.rows),
+                kThreads, attend_bytes(p.shape.row), p);
 }
 
 void combine_project_value(const Launch& on, const ValueParams& p) {
   if (p.rows == 0) return;
   switch (p.kv_b.code) {
-    case Code::e4m3: return launch_value<Code::e4m3>(on, p);
-    case Code::bf16: return launch_value<Code::bf16>(on, p);
-    case Code::f32: return launch_value<Code::f32>(on, p);
+    case Code::e4m3:
+      return launch_value<Code::e4m3>(on, p);
+    case Code::bf16:
+      return launch_value<Code::bf16>(on, p);
+    case Code::f32:
+      return launch_value<Code::f32>(on, p);
   }
 }
 

@@ -7,13 +7,15 @@
 
 namespace fathom::cuda {
 namespace {
-// A lost context is a fact about the process, not about one engine: the driver keeps one primary context per device.
+// A lost context is a fact about the process, not about one engine: the driver keeps one primary context per
+// device.
 std::atomic<bool> device_lost{false};
 }  // namespace
 
 Severity classify(cudaError_t code) {
   switch (code) {
-    case cudaSuccess: return Severity::none;
+    case cudaSuccess:
+      return Severity::none;
     case cudaErrorMemoryAllocation:
     case cudaErrorNoDevice:
     case cudaErrorInsufficientDriver:
@@ -23,8 +25,10 @@ Severity classify(cudaError_t code) {
     case cudaErrorInvalidValue:
     case cudaErrorInvalidConfiguration:
     case cudaErrorNotReady:
-    case cudaErrorPeerAccessAlreadyEnabled: return Severity::retryable;
-    default: return Severity::fatal;
+    case cudaErrorPeerAccessAlreadyEnabled:
+      return Severity::retryable;
+    default:
+      return Severity::fatal;
   }
 }
 
@@ -42,15 +46,19 @@ void check(cudaError_t code, std::string_view operation) {
   const std::string what =
       fmt::format("CUDA: {}: {} ({})", operation, cudaGetErrorString(code), static_cast<int>(code));
   switch (code) {
-    case cudaErrorMemoryAllocation: throw Error(Exit::out_of_memory, what, "use a smaller --ctx, or --backend cpu");
+    case cudaErrorMemoryAllocation:
+      throw Error(Exit::out_of_memory, what, "use a smaller --ctx, or --backend cpu");
     case cudaErrorNoDevice:
-    case cudaErrorDevicesUnavailable: throw Error(Exit::unsupported, what, "use --backend cpu");
+    case cudaErrorDevicesUnavailable:
+      throw Error(Exit::unsupported, what, "use --backend cpu");
     case cudaErrorInsufficientDriver:
       throw Error(Exit::unsupported, what, "install a newer NVIDIA driver, or use --backend cpu");
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorUnsupportedPtxVersion:
-      throw Error(Exit::unsupported, what, "this GPU is older than compute capability 8.0; use --backend cpu");
-    default: throw Error(Exit::compute, what);
+      throw Error(Exit::unsupported, what,
+                  "this GPU is older than compute capability 8.0; use --backend cpu");
+    default:
+      throw Error(Exit::compute, what);
   }
 }
 

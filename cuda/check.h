@@ -8,14 +8,14 @@
 
 namespace fathom::cuda {
 
-// Retryable: the call failed before anything was launched (memory). Fatal: the context is lost (illegal address, launch
-// failure, ECC, ...); every later check() throws at once without a CUDA call.
+// Retryable: the call failed before anything was launched (memory). Fatal: the context is lost (illegal
+// address, launch failure, ECC, ...); every later check() throws at once without a CUDA call.
 enum class Severity { none, retryable, fatal };
 Severity classify(cudaError_t code);
 
-// Throws Error: out_of_memory (memory), unsupported (no device, driver too old, no kernel image), compute otherwise,
-// naming `operation` and CUDA's own text. A fault injected at faults::Site::cuda looks like cudaErrorLaunchFailure,
-// and one at faults::Site::memory in an allocation like cudaErrorMemoryAllocation.
+// Throws Error: out_of_memory (memory), unsupported (no device, driver too old, no kernel image), compute
+// otherwise, naming `operation` and CUDA's own text. A fault injected at faults::Site::cuda looks like
+// cudaErrorLaunchFailure, and one at faults::Site::memory in an allocation like cudaErrorMemoryAllocation.
 void check(cudaError_t code, std::string_view operation);
 
 // True once a fatal error was seen: no further CUDA call may be made.

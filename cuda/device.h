@@ -1,4 +1,5 @@
-// The only header of cuda/ that src/ includes: plain C++, usable in a build without CUDA (cuda/none.cpp then answers).
+// The only header of cuda/ that src/ includes: plain C++, usable in a build without CUDA (cuda/none.cpp then
+// answers).
 #pragma once
 
 #include <cstdint>
@@ -15,47 +16,48 @@ namespace fathom::cuda {
 
 struct DeviceInfo {
   int ordinal = 0;
-  std::string name;               // "NVIDIA H100 80GB HBM3"
-  int major = 0, minor = 0;       // compute capability
+  std::string name;          // "NVIDIA H100 80GB HBM3"
+  int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
   std::uint64_t memory_total = 0, memory_free = 0;  // bytes
 };
 
 // True when fathom was built with CUDA.
 bool built_with_cuda();
-// GPUs that fathom can run on, after CUDA_VISIBLE_DEVICES; empty without driver or device. Never throws; `why` says in
-// one line why the list is empty.
+// GPUs that fathom can run on, after CUDA_VISIBLE_DEVICES; empty without driver or device. Never throws;
+// `why` says in one line why the list is empty.
 std::vector<DeviceInfo> devices(std::string* why = nullptr);
 
 struct ForwardOptions {
   Numerics numerics;
   std::int32_t capacity = 4096;  // positions per timeline
   std::uint32_t timelines = 1;
-  bool mtp = false;              // the weights hold MTP modules: keep a cache for them and run Stack::mtp
+  bool mtp = false;  // the weights hold MTP modules: keep a cache for them and run Stack::mtp
   Rank rank{};
-  int device = 0;                // ordinal
+  int device = 0;  // ordinal
   // Called while weights are uploaded, from the calling thread, about ten times a second and once at the end.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
-  // Set: every matrix is filled on the device with random valid codes from this seed, and the weights' views need
-  // only shapes and formats (see weights_of_shape in src/engine/gpu_placement.h).
+  // Set: every matrix is filled on the device with random valid codes from this seed, and the weights' views
+  // need only shapes and formats (see weights_of_shape in src/engine/gpu_placement.h).
   std::optional<std::uint64_t> random_weights;
   // Replay a CUDA graph for generated rows instead of launching kernel by kernel. Same bits either way.
   bool graph = true;
 };
 
-// A forward pass on one GPU. Weights, cache and workspace are placed (src/engine/gpu_placement.h) and allocated here, before
-// the first token; `config` and `weights` must outlive the pass, the mapped bytes behind `weights` need not.
-// Errors: unsupported (no usable GPU, a storage format or shape without kernels), out_of_memory with needed and
-// available bytes and the largest context that fits, compute.
-std::unique_ptr<Forward> make_forward(const Config& config, const Weights& weights, const ForwardOptions& options);
+// A forward pass on one GPU. Weights, cache and workspace are placed (src/engine/gpu_placement.h) and
+// allocated here, before the first token; `config` and `weights` must outlive the pass, the mapped bytes
+// behind `weights` need not. Errors: unsupported (no usable GPU, a storage format or shape without kernels),
+// out_of_memory with needed and available bytes and the largest context that fits, compute.
+std::unique_ptr<Forward> make_forward(const Config& config, const Weights& weights,
+                                      const ForwardOptions& options);
 
-// Bytes per second that a plain read kernel (16-byte loads) reaches over `bytes` of the device's memory, median of
-// seven runs. Errors: out_of_memory, compute, unsupported.
+// Bytes per second that a plain read kernel (16-byte loads) reaches over `bytes` of the device's memory,
+// median of seven runs. Errors: out_of_memory, compute, unsupported.
 double read_bandwidth(int device, std::uint64_t bytes = std::uint64_t{1} << 32);
 
-// Milliseconds that each stage of one decode step takes, in the order of the stage list summed over layers: every group
-// of fused stages is run `repeats` times at `position` and timed by itself, so the sum exceeds a step's time.
-// Precondition: `forward` came from make_forward. Errors: compute.
+// Milliseconds that each stage of one decode step takes, in the order of the stage list summed over layers:
+// every group of fused stages is run `repeats` times at `position` and timed by itself, so the sum exceeds a
+// step's time. Precondition: `forward` came from make_forward. Errors: compute.
 struct StageTime {
   std::string stages;  // "AttnNorm..Attend"
   double milliseconds = 0;
@@ -63,8 +65,9 @@ struct StageTime {
 };
 std::vector<StageTime> stage_times(Forward& forward, std::int32_t position, int repeats);
 
-// Milliseconds per token of `tokens` decode steps at positions from `position` on, token ids varying, without reading
-// logits back: the forward pass alone, cached keys random. Errors: compute; context if the cache is too small.
+// Milliseconds per token of `tokens` decode steps at positions from `position` on, token ids varying, without
+// reading logits back: the forward pass alone, cached keys random. Errors: compute; context if the cache is
+// too small.
 double decode_time(Forward& forward, std::int32_t position, int tokens);
 
 }  // namespace fathom::cuda

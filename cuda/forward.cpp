@@ -12,16 +12,21 @@ constexpr std::uint64_t kStagingBytes = std::uint64_t{4} << 20;
 
 Round round_for(ActivationType t, bool ue8m0) {
   switch (t) {
-    case ActivationType::f32: return Round::none;
-    case ActivationType::bf16: return Round::bf16;
-    case ActivationType::fp8: break;
+    case ActivationType::f32:
+      return Round::none;
+    case ActivationType::bf16:
+      return Round::bf16;
+    case ActivationType::fp8:
+      break;
   }
   return ue8m0 ? Round::fp8_ue8m0 : Round::fp8;
 }
 
 constexpr int padded(int cols) { return (cols + 15) / 16 * 16; }
 
-[[noreturn]] void refuse(const std::string& what) { throw Error(Exit::unsupported, what, "use --backend cpu"); }
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(Exit::unsupported, what, "use --backend cpu");
+}
 
 DeviceInfo find_device(int ordinal) {
   std::string why;
@@ -33,7 +38,8 @@ DeviceInfo find_device(int ordinal) {
 
 }  // namespace
 
-// -- construction -------------------------------------------------------------------------------------------------------
+// -- construction
+// -------------------------------------------------------------------------------------------------------
 
 CudaForward::CudaForward(const Config& config, const Weights& weights, const ForwardOptions& options)
     : config_(config),
@@ -44,23 +50,27 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   check_shapes();
   device_ = find_device(options.device);
   FATHOM_CUDA(cudaSetDevice(options.device));
-  placement_ = place(config, weights, {options.numerics, options.capacity, options.timelines, options.mtp, options.rank});
+  placement_ = place(config, weights,
+                     {options.numerics, options.capacity, options.timelines, options.mtp, options.rank});
   std::size_t free_bytes = 0, total = 0;
   FATHOM_CUDA(cudaMemGetInfo(&free_bytes, &total));
   require_fit(placement_, free_bytes, device_.name);
 
   stream_ = make_stream();
-  on_ = {stream_.get(), device_.multiprocessors, device_.major >= 9};
-  weights_ = load_weights(weights, rope_.frequency,
-                          {placement_.weights, options.progress, options.random_weights, device_.multiprocessors});
+  on_ = {stream_.get(), device_.multiprocessors, runs_hopper_code()};
+  weights_ =
+      load_weights(weights, rope_.frequency,
+                   {placement_.weights, options.progress, options.random_weights, device_.multiprocessors});
   cache_ = Arena(placement_.cache);
-  cache_layer_bytes_ = static_cast<std::uint64_t>(options.timelines) * static_cast<std::uint64_t>(options.capacity) *
+  cache_layer_bytes_ = static_cast<std::uint64_t>(options.timelines) *
+                       static_cast<std::uint64_t>(options.capacity) *
                        static_cast<std::uint64_t>(device_row_values(config)) *
                        (options.numerics.cache == CacheType::f32 ? 4u : 2u);
   workspace_ = Arena(placement_.workspace);
   for (std::size_t i = 0; i < work_.size(); ++i)
     work_[i] = placement_.work[i] == 0 ? nullptr : workspace_.take(placement_.work[i]);
-  staging_ = Pinned(std::max<std::uint64_t>(kStagingBytes, placement_.work[static_cast<std::size_t>(Work::logits)]));
+  staging_ =
+      Pinned(std::max<std::uint64_t>(kStagingBytes, placement_.work[static_cast<std::size_t>(Work::logits)]));
   // Whatever a kernel reads was written by one: zeroed memory only makes a mistake repeatable.
   FATHOM_CUDA(cudaMemsetAsync(cache_.data(), 0, cache_.size(), stream_.get()));
   FATHOM_CUDA(cudaMemsetAsync(workspace_.data(), 0, workspace_.size(), stream_.get()));
@@ -80,6 +90,14 @@ void CudaForward::check_shapes() const {
   if (c.qk_rope_head_dim % 2 != 0 || c.qk_nope_head_dim % 2 != 0)
     refuse(fmt::format("qk_nope_head_dim {} and qk_rope_head_dim {}: the CUDA kernels take even numbers",
                        c.qk_nope_head_dim, c.qk_rope_head_dim));
+  if (options_.numerics.cache == CacheType::bf16 && device_row_values(c) > 576)
+    refuse(fmt::format("kv_lora_rank + qk_rope_head_dim {}: the CUDA kernels take up to 576", c.kv_row()));
+  if (c.hidden_size > 16384 || c.q_lora_rank > 16384)
+    refuse(fmt::format("hidden_size {}, q_lora_rank {}: the CUDA kernels take up to 16384", c.hidden_size,
+                       c.q_lora_rank));
+  for (int n :
+       {c.hidden_size, c.q_lora_rank, c.intermediate_size, c.moe_intermediate_size, heads_ * c.v_head_dim})
+    if (n % 4 != 0) refuse(fmt::format("a row of {} values: the CUDA kernels take multiples of 4", n));
   if (c.router.n_routed_experts > 1024 || c.router.num_experts_per_tok > 32 || c.router.n_group > 64)
     refuse(fmt::format("{} experts in {} groups, {} per token: the CUDA kernels take up to 1024, 64 and 32",
                        c.router.n_routed_experts, c.router.n_group, c.router.num_experts_per_tok));
@@ -87,7 +105,8 @@ void CudaForward::check_shapes() const {
 
 std::string CudaForward::describe() const { return device_.name; }
 
-// -- parameters that several stages share ---------------------------------------------------------------------------------
+// -- parameters that several stages share
+// ---------------------------------------------------------------------------------
 
 CudaForward::Pass CudaForward::pass_for(Role role, int rows) const {
   Pass p;
@@ -115,7 +134,7 @@ void* CudaForward::cache_of(int index) const {
 
 AttentionShape CudaForward::attention_shape() const {
   const Config& c = config_;
-  return {heads_,         c.qk_nope_head_dim,        c.qk_rope_head_dim, c.v_head_dim,
+  return {heads_,         c.qk_nope_head_dim,         c.qk_rope_head_dim, c.v_head_dim,
           c.kv_lora_rank, device_row_values(config_), softmax_scale_};
 }
 
@@ -125,7 +144,13 @@ Rotation CudaForward::rotation(int head_dim) const {
 }
 
 Input CudaForward::normed(const float* weight, Round round) const {
-  return {work<float>(Work::x), config_.hidden_size, config_.hidden_size, weight, config_.rms_norm_eps, round, nullptr};
+  return {work<float>(Work::x),
+          config_.hidden_size,
+          config_.hidden_size,
+          weight,
+          config_.rms_norm_eps,
+          round,
+          nullptr};
 }
 
 RouterParams CudaForward::router_params(const DeviceLayer& l) const {
@@ -145,9 +170,11 @@ RouterParams CudaForward::router_params(const DeviceLayer& l) const {
   return p;
 }
 
-// -- operands of prompt GEMMs ---------------------------------------------------------------------------------------------
+// -- operands of prompt GEMMs
+// ---------------------------------------------------------------------------------------------
 
-// The operand buffer has two parts: the normed rows, which several products read, and another operand behind them.
+// The operand buffer has two parts: the normed rows, which several products read, and another operand behind
+// them.
 void CudaForward::operand(const Pass& pass, const Input& in, int rows, bool second) {
   OperandParams p{.input = in, .rows = rows};
   const std::int64_t first = std::int64_t{kPromptChunk} * padded(config_.hidden_size);
@@ -162,7 +189,8 @@ void CudaForward::operand(const Pass& pass, const Input& in, int rows, bool seco
 GemmParams CudaForward::gemm_params(const Matrix& w, bool second) const {
   GemmParams p;
   p.w = w;
-  p.a = work<__nv_bfloat16>(Work::input) + (second ? std::int64_t{kPromptChunk} * padded(config_.hidden_size) : 0);
+  p.a = work<__nv_bfloat16>(Work::input) +
+        (second ? std::int64_t{kPromptChunk} * padded(config_.hidden_size) : 0);
   p.a_stride = padded(w.cols);
   if (options_.numerics.prompt_activations == ActivationType::fp8)
     p.a_scale = work<float>(Work::input_scale) +
@@ -171,10 +199,12 @@ GemmParams CudaForward::gemm_params(const Matrix& w, bool second) const {
   return p;
 }
 
-// -- stages ---------------------------------------------------------------------------------------------------------------
+// -- stages
+// ---------------------------------------------------------------------------------------------------------------
 
 void CudaForward::embed_rows(const Pass& pass, Stack stack) {
-  // The first kernel of a step waits for everything before it, so that no kernel of this step overlaps the last one.
+  // The first kernel of a step waits for everything before it, so that no kernel of this step overlaps the
+  // last one.
   Launch whole = on_;
   whole.dependent = false;
   embed(whole, {stack == Stack::main ? weights_.embed_tokens : weights_.mtp[0].embed_tokens,
@@ -215,7 +245,12 @@ void CudaForward::project(const Pass& pass, const DeviceLayer& l) {
   if (c.q_lora_rank == 0) return;
   p.segments = 1;
   p.segment[0] = q;
-  p.input = {work<float>(Work::q_latent), c.q_lora_rank, c.q_lora_rank, l.q_a_layernorm, c.rms_norm_eps, pass.round,
+  p.input = {work<float>(Work::q_latent),
+             c.q_lora_rank,
+             c.q_lora_rank,
+             l.q_a_layernorm,
+             c.rms_norm_eps,
+             pass.round,
              nullptr};
   gemv(on_, p);
 }
@@ -235,21 +270,24 @@ void CudaForward::project_gemm(const Pass& pass, const DeviceLayer& l) {
   if (c.q_lora_rank > 0) {
     product(l.q_a_proj, false, Work::q_latent, c.q_lora_rank);
     operand(pass,
-            {work<float>(Work::q_latent), c.q_lora_rank, c.q_lora_rank, l.q_a_layernorm, c.rms_norm_eps, pass.round,
-             nullptr},
+            {work<float>(Work::q_latent), c.q_lora_rank, c.q_lora_rank, l.q_a_layernorm, c.rms_norm_eps,
+             pass.round, nullptr},
             pass.rows, true);
     product(l.q_proj, true, Work::q, q_stride);
   } else {
     product(l.q_proj, false, Work::q, q_stride);
   }
   rotate(on_, work<float>(Work::kv_row), c.kv_row(), c.kv_row(), rotation(c.kv_row()), pass.rows);
-  rotate(on_, work<float>(Work::q), q_stride, static_cast<int>(q_stride), rotation(c.qk_head_dim()), pass.rows);
+  rotate(on_, work<float>(Work::q), q_stride, static_cast<int>(q_stride), rotation(c.qk_head_dim()),
+         pass.rows);
 }
 
 void CudaForward::attend(const Pass& pass, int index) {
   const DeviceLayer& l = layer(index);
-  if (pass.tensor_cores) project_gemm(pass, l);
-  else project(pass, l);
+  if (pass.tensor_cores)
+    project_gemm(pass, l);
+  else
+    project(pass, l);
   const std::int32_t* rows = work<std::int32_t>(Work::rows);
   const bool f32 = options_.numerics.cache == CacheType::f32;
   const AttentionShape shape = attention_shape();
@@ -462,7 +500,8 @@ void CudaForward::experts_gemm(const Pass& pass, const DeviceLayer& l) {
 void CudaForward::logits(const Pass&, Stack stack, int rows, bool indexed) {
   const bool main = stack == Stack::main;
   GemvParams p;
-  p.segment[0] = {main ? weights_.lm_head : weights_.mtp[0].head, work<float>(Work::logits), config_.vocab_size, {}};
+  p.segment[0] = {
+      main ? weights_.lm_head : weights_.mtp[0].head, work<float>(Work::logits), config_.vocab_size, {}};
   p.input = normed(main ? weights_.norm : weights_.mtp[0].norm, Round::none);
   if (indexed) p.input.row_index = work<std::int32_t>(Work::rows) + 3 * kPromptChunk;
   p.rows = rows;
@@ -472,15 +511,26 @@ void CudaForward::logits(const Pass&, Stack stack, int rows, bool indexed) {
 bool CudaForward::run(Stack stack, Step step, Role role) {
   const Pass pass = pass_for(role, rows_);
   switch (step.stage) {
-    case Stage::Embed: embed_rows(pass, stack); return true;
-    case Stage::MtpInput: mtp_input(pass); return true;
-    case Stage::Attend: attend(pass, step.layer); return true;
-    case Stage::AttnReduce: attn_out(pass, layer(step.layer)); return true;
-    case Stage::Route: route(pass, layer(step.layer)); return true;
+    case Stage::Embed:
+      embed_rows(pass, stack);
+      return true;
+    case Stage::MtpInput:
+      mtp_input(pass);
+      return true;
+    case Stage::Attend:
+      attend(pass, step.layer);
+      return true;
+    case Stage::AttnReduce:
+      attn_out(pass, layer(step.layer));
+      return true;
+    case Stage::Route:
+      route(pass, layer(step.layer));
+      return true;
     case Stage::FfnReduce: {
       const DeviceLayer& l = layer(step.layer);
       if (l.expert_count == 0) {
-        if (pass.tensor_cores) operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
+        if (pass.tensor_cores)
+          operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
         mlp(pass, l, l.dense, exchange_ == nullptr);
         if (exchange_ != nullptr) reduce_into_x(pass);
       } else if (pass.tensor_cores) {
@@ -490,12 +540,16 @@ bool CudaForward::run(Stack stack, Step step, Role role) {
       }
       return true;
     }
-    case Stage::Logits: logits(pass, stack, std::min(pass.rows, kLogitRows), false); return true;
-    default: return false;
+    case Stage::Logits:
+      logits(pass, stack, std::min(pass.rows, kLogitRows), false);
+      return true;
+    default:
+      return false;
   }
 }
 
-// -- whole steps ------------------------------------------------------------------------------------------------------------
+// -- whole steps
+// ------------------------------------------------------------------------------------------------------------
 
 void CudaForward::all_layers(const Pass& pass, Stack stack) {
   for (const Step& s : stage_list(config_, stack)) {
@@ -559,8 +613,8 @@ ForwardResult CudaForward::forward(const ForwardCall& call) {
 }
 
 // Rows [begin, end) of a call. `logit`, `hidden`: how many of the wanted rows lie before.
-void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResult& result, std::size_t& logit,
-                        std::size_t& hidden) {
+void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResult& result,
+                        std::size_t& logit, std::size_t& hidden) {
   const auto count = static_cast<std::size_t>(end - begin);
   const auto rows = call.rows.subspan(static_cast<std::size_t>(begin), count);
   const auto within = [&](std::span<const int> wanted, std::size_t& from) {
@@ -570,9 +624,11 @@ void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResu
   };
   set_rows(rows);
   if (call.stack == Stack::mtp)
-    write(Work::delta, call.hidden_in.subspan(static_cast<std::size_t>(begin) * static_cast<std::size_t>(config_.hidden_size),
-                                              count * static_cast<std::size_t>(config_.hidden_size)));
-  const std::vector<int> logit_rows = within(call.logit_rows, logit), hidden_rows = within(call.hidden_rows, hidden);
+    write(Work::delta, call.hidden_in.subspan(
+                           static_cast<std::size_t>(begin) * static_cast<std::size_t>(config_.hidden_size),
+                           count * static_cast<std::size_t>(config_.hidden_size)));
+  const std::vector<int> logit_rows = within(call.logit_rows, logit),
+                         hidden_rows = within(call.hidden_rows, hidden);
   Pass pass = pass_for(rows.front().role, static_cast<int>(count));
   pass.choose_inside = !pass.tensor_cores && rows.front().role == Role::generated;
   const bool all = rows.front().role == Role::generated && logit_rows.size() == count;
@@ -599,7 +655,8 @@ void CudaForward::collect_logits(const Pass& pass, Stack stack, std::span<const 
   }
 }
 
-void CudaForward::collect_hidden(const Pass& pass, Stack stack, std::span<const int> wanted, ForwardResult& result) {
+void CudaForward::collect_hidden(const Pass& pass, Stack stack, std::span<const int> wanted,
+                                 ForwardResult& result) {
   const auto hidden = static_cast<std::size_t>(config_.hidden_size);
   rms_norm(on_, {normed(stack == Stack::main ? weights_.norm : weights_.mtp[0].norm, Round::none),
                  work<float>(Work::delta), config_.hidden_size, pass.rows});
@@ -611,7 +668,8 @@ void CudaForward::collect_hidden(const Pass& pass, Stack stack, std::span<const 
   }
 }
 
-// -- copies ------------------------------------------------------------------------------------------------------------------
+// -- copies
+// ------------------------------------------------------------------------------------------------------------------
 
 void CudaForward::set_rows(std::span<const Row> rows) {
   rows_ = static_cast<int>(rows.size());
@@ -621,8 +679,10 @@ void CudaForward::set_rows(std::span<const Row> rows) {
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const Row& r = rows[i];
     if (r.position < 0 || r.position >= options_.capacity)
-      fail(Exit::context, "position {} is outside of the context of {} positions", r.position, options_.capacity);
-    if (r.timeline >= options_.timelines) fail(Exit::failure, "timeline {} of {}", r.timeline, options_.timelines);
+      fail(Exit::context, "position {} is outside of the context of {} positions", r.position,
+           options_.capacity);
+    if (r.timeline >= options_.timelines)
+      fail(Exit::failure, "timeline {} of {}", r.timeline, options_.timelines);
     if (r.token < 0 || r.token >= config_.vocab_size)
       fail(Exit::failure, "token {} is outside of the vocabulary of {}", r.token, config_.vocab_size);
     host[i] = r.token;
@@ -638,8 +698,8 @@ void CudaForward::set_wanted(std::span<const int> rows) {
   auto* host = reinterpret_cast<std::int32_t*>(staging_.data()) + 3 * kPromptChunk;
   synchronize();
   std::copy(rows.begin(), rows.end(), host);
-  FATHOM_CUDA(cudaMemcpyAsync(work<std::int32_t>(Work::rows) + 3 * kPromptChunk, host, rows.size() * sizeof(std::int32_t),
-                              cudaMemcpyHostToDevice, stream_.get()));
+  FATHOM_CUDA(cudaMemcpyAsync(work<std::int32_t>(Work::rows) + 3 * kPromptChunk, host,
+                              rows.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice, stream_.get()));
 }
 
 void CudaForward::synchronize() { FATHOM_CUDA(cudaStreamSynchronize(stream_.get())); }
@@ -667,7 +727,8 @@ void CudaForward::read_cache(int index, std::uint32_t timeline, std::int32_t pos
     out[i] = element_as_float(f32 ? DType::f32 : DType::bf16, bytes.data(), i);
 }
 
-void CudaForward::write_cache(int index, std::uint32_t timeline, std::int32_t position, std::span<const float> values) {
+void CudaForward::write_cache(int index, std::uint32_t timeline, std::int32_t position,
+                              std::span<const float> values) {
   const bool f32 = options_.numerics.cache == CacheType::f32;
   const std::size_t element = f32 ? 4 : 2;
   const auto stride = static_cast<std::size_t>(device_row_values(config_));
@@ -676,13 +737,16 @@ void CudaForward::write_cache(int index, std::uint32_t timeline, std::int32_t po
   std::vector<std::byte> bytes(stride * element);
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::uint16_t half = float_to_bf16(values[i]);
-    if (f32) std::memcpy(bytes.data() + 4 * i, &values[i], 4);
-    else std::memcpy(bytes.data() + 2 * i, &half, 2);
+    if (f32)
+      std::memcpy(bytes.data() + 4 * i, &values[i], 4);
+    else
+      std::memcpy(bytes.data() + 2 * i, &half, 2);
   }
   write_bytes(static_cast<std::byte*>(cache_of(index)) + row * stride * element, bytes.data(), bytes.size());
 }
 
-// -- benchmarks -----------------------------------------------------------------------------------------------------------
+// -- benchmarks
+// -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -700,7 +764,8 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
   set_rows({&row, 1});
   Pass pass = pass_for(Role::generated, 1);
   pass.choose_inside = true;
-  fill_cache(on_, cache_.data(), static_cast<std::int64_t>(cache_.size() / (options_.numerics.cache == CacheType::f32 ? 4 : 2)),
+  fill_cache(on_, cache_.data(),
+             static_cast<std::int64_t>(cache_.size() / (options_.numerics.cache == CacheType::f32 ? 4 : 2)),
              options_.numerics.cache == CacheType::f32, 7);
   const Event begin = make_event(), end = make_event();
   std::vector<StageTime> times;
@@ -740,8 +805,10 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
 
 double CudaForward::decode_time(std::int32_t position, int tokens) {
   if (position + tokens + 2 > options_.capacity)
-    fail(Exit::context, "{} tokens from position {} exceed the context of {}", tokens, position, options_.capacity);
-  fill_cache(on_, cache_.data(), static_cast<std::int64_t>(cache_.size() / (options_.numerics.cache == CacheType::f32 ? 4 : 2)),
+    fail(Exit::context, "{} tokens from position {} exceed the context of {}", tokens, position,
+         options_.capacity);
+  fill_cache(on_, cache_.data(),
+             static_cast<std::int64_t>(cache_.size() / (options_.numerics.cache == CacheType::f32 ? 4 : 2)),
              options_.numerics.cache == CacheType::f32, 7);
   const Row row{1, position, 0, Role::generated};
   set_rows({&row, 1});
@@ -762,9 +829,11 @@ double CudaForward::decode_time(std::int32_t position, int tokens) {
   return static_cast<double>(elapsed(begin, end)) / tokens;
 }
 
-// -- cuda/device.h ----------------------------------------------------------------------------------------------------------
+// -- cuda/device.h
+// ----------------------------------------------------------------------------------------------------------
 
-std::unique_ptr<Forward> make_forward(const Config& config, const Weights& weights, const ForwardOptions& options) {
+std::unique_ptr<Forward> make_forward(const Config& config, const Weights& weights,
+                                      const ForwardOptions& options) {
   return std::make_unique<CudaForward>(config, weights, options);
 }
 

@@ -12,10 +12,11 @@
 //   Dense, FfnReduce                                       x                                 x
 //   FinalNorm, Logits                                      logits                            x
 //
-// Generated rows (and prompt rows whose activations are f32, or whose weights have no tensor-core form) go through
-// GEMV kernels: FP32 products of the rounded inputs, any number of rows, a row's bits independent of the others.
-// Other prompt rows go through tensor-core GEMMs. A whole step chooses experts inside gate_up; run() step by step uses
-// the ids in memory, so that a test can feed them. Both choose by the same device code.
+// Generated rows (and prompt rows whose activations are f32, or whose weights have no tensor-core form) go
+// through GEMV kernels: FP32 products of the rounded inputs, any number of rows, a row's bits independent of
+// the others. Other prompt rows go through tensor-core GEMMs. A whole step chooses experts inside gate_up;
+// run() step by step uses the ids in memory, so that a test can feed them. Both choose by the same device
+// code.
 #pragma once
 
 #include <array>
@@ -52,10 +53,12 @@ class CudaForward final : public Forward {
   std::string describe() const override;
   const Placement& placement() const { return placement_; }
 
-  // -- step by step, for tests and profiles ---------------------------------------------------------------------------
-  // Uploads rows (at most kPromptChunk, one role). Errors: context when a position exceeds the cache.
+  // -- step by step, for tests and profiles
+  // --------------------------------------------------------------------------- Uploads rows (at most
+  // kPromptChunk, one role). Errors: context when a position exceeds the cache.
   void set_rows(std::span<const Row> rows);
-  // Runs the fused group that ends with `step`; nothing for a step inside a group. True if something became visible.
+  // Runs the fused group that ends with `step`; nothing for a step inside a group. True if something became
+  // visible.
   bool run(Stack stack, Step step, Role role);
   // Device pointer of a workspace buffer, and synchronous copies of `count` elements from its start.
   template <typename T>
@@ -63,9 +66,15 @@ class CudaForward final : public Forward {
     return reinterpret_cast<T*>(work_[static_cast<std::size_t>(w)]);
   }
   void read(Work w, std::span<float> out) { read_bytes(work<std::byte>(w), out.data(), out.size_bytes()); }
-  void read(Work w, std::span<std::int32_t> out) { read_bytes(work<std::byte>(w), out.data(), out.size_bytes()); }
-  void write(Work w, std::span<const float> in) { write_bytes(work<std::byte>(w), in.data(), in.size_bytes()); }
-  void write(Work w, std::span<const std::int32_t> in) { write_bytes(work<std::byte>(w), in.data(), in.size_bytes()); }
+  void read(Work w, std::span<std::int32_t> out) {
+    read_bytes(work<std::byte>(w), out.data(), out.size_bytes());
+  }
+  void write(Work w, std::span<const float> in) {
+    write_bytes(work<std::byte>(w), in.data(), in.size_bytes());
+  }
+  void write(Work w, std::span<const std::int32_t> in) {
+    write_bytes(work<std::byte>(w), in.data(), in.size_bytes());
+  }
   // One row of the cache, as stored. layer counts MTP layers from num_hidden_layers.
   void read_cache(int layer, std::uint32_t timeline, std::int32_t position, std::span<float> out);
   void write_cache(int layer, std::uint32_t timeline, std::int32_t position, std::span<const float> row);
@@ -110,9 +119,11 @@ class CudaForward final : public Forward {
   void operand(const Pass& pass, const Input& in, int rows, bool second);
   GemmParams gemm_params(const Matrix& w, bool second) const;
 
-  void chunk(const ForwardCall& call, int begin, int end, ForwardResult& result, std::size_t& logit, std::size_t& hidden);
+  void chunk(const ForwardCall& call, int begin, int end, ForwardResult& result, std::size_t& logit,
+             std::size_t& hidden);
   void run_layers(const Pass& pass, const ForwardCall& call, bool all_logits);
-  void collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed, ForwardResult& result);
+  void collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed,
+                      ForwardResult& result);
   void collect_hidden(const Pass& pass, Stack stack, std::span<const int> wanted, ForwardResult& result);
   void set_wanted(std::span<const int> rows);
   void read_bytes(const std::byte* from, void* to, std::size_t bytes);

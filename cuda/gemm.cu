@@ -2,10 +2,10 @@
 //
 //   V2-Lite: 4.48 GFLOP a row of linears; at the 300 TFLOP/s that mma.sync reaches here 15 us a row.
 //
-// A block computes 64 rows by 128 weight rows (or 64 gate and 64 up rows, closed by SwiGLU), 64 columns of K a stage.
-// FP8 codes become BF16 exactly on their way to shared memory; every 128 columns the sums are multiplied by the block
-// scale (and by the activations' scale) and added to a second set of FP32 registers. A row's result depends on neither
-// its tile nor its place in it.
+// A block computes 64 rows by 128 weight rows (or 64 gate and 64 up rows, closed by SwiGLU), 64 columns of K
+// a stage. FP8 codes become BF16 exactly on their way to shared memory; every 128 columns the sums are
+// multiplied by the block scale (and by the activations' scale) and added to a second set of FP32 registers.
+// A row's result depends on neither its tile nor its place in it.
 //
 //   shared memory, two stages: a [64][72], b [128][72] BF16; 72: ldmatrix without bank conflicts
 //   warp w: rows [32 (w / 4), + 32), weight rows [16 (w % 4), + 16) and the same plus 64
@@ -31,14 +31,17 @@ __device__ __forceinline__ void ldmatrix(std::uint32_t (&r)[4], const void* p) {
                : "r"(shared_address(p))
                : "memory");
 }
-__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-               "{%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                    std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(valid ? 16 : 0)
                : "memory");
 }
 
@@ -116,12 +119,14 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
   const auto load_b = [&](int stage) {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const int index = threadIdx.x + i * kThreads, n = index / (kDepth / V), vector = stage * (kDepth / V) + index % (kDepth / V);
+      const int index = threadIdx.x + i * kThreads, n = index / (kDepth / V),
+                vector = stage * (kDepth / V) + index % (kDepth / V);
       const bool up = pair && n >= kWeightRows / 2;
       const int row = first_n + (up ? n - kWeightRows / 2 : n);
       const std::byte* from = (up ? up_codes : codes) + static_cast<std::int64_t>(row) * p.w.row_bytes;
-      raw[i] = row < p.w.rows && vector < vectors ? load_weights(from + static_cast<std::int64_t>(vector) * 16)
-                                                  : make_uint4(0, 0, 0, 0);
+      raw[i] = row < p.w.rows && vector < vectors
+                   ? load_weights(from + static_cast<std::int64_t>(vector) * 16)
+                   : make_uint4(0, 0, 0, 0);
     }
   };
   const auto store_b = [&](int stage) {
@@ -173,11 +178,13 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
         const int n = first_n + (pair ? 0 : j / 2 * 64) + warp_n + j % 2 * 8;
         const float* grid = up ? up_scale : scale;
         const float by_block =
-            grid == nullptr ? 1.0f
-                            : __ldg(grid + static_cast<std::int64_t>(
-                                               (min(n, p.w.rows - 1) + (up ? p.up.row_shift : p.w.row_shift)) / 128) *
-                                               p.w.scale_cols +
-                                    block);
+            grid == nullptr
+                ? 1.0f
+                : __ldg(grid +
+                        static_cast<std::int64_t>(
+                            (min(n, p.w.rows - 1) + (up ? p.up.row_shift : p.w.row_shift)) / 128) *
+                            p.w.scale_cols +
+                        block);
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -203,8 +210,10 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
         if (n >= p.w.rows) continue;
         const float v = pair ? __fmul_rn(silu(total[i][j][c]), total[i][(j + 2) % 4][c]) : total[i][j][c];
         const std::int64_t at = row * p.out_stride + n;
-        if (p.out_bf16 != nullptr) p.out_bf16[at] = __float2bfloat16_rn(v);
-        else p.out[at] = p.add ? __fadd_rn(p.out[at], v) : v;
+        if (p.out_bf16 != nullptr)
+          p.out_bf16[at] = __float2bfloat16_rn(v);
+        else
+          p.out[at] = p.add ? __fadd_rn(p.out[at], v) : v;
       }
     }
 }
@@ -218,7 +227,8 @@ __global__ void __launch_bounds__(1024) sort_kernel(const __grid_constant__ Tile
   for (int e = threadIdx.x; e < p.experts; e += blockDim.x) count[e] = 0;
   for (int i = threadIdx.x; i < p.tiles; i += blockDim.x) p.tile_count[i] = 0;
   __syncthreads();  // counts are zero
-  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) atomicAdd(&count[min(max(p.ids[i], 0), p.experts - 1)], 1);
+  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x)
+    atomicAdd(&count[min(max(p.ids[i], 0), p.experts - 1)], 1);
   __syncthreads();  // counts are complete
   if (threadIdx.x == 0) {
     begin[0] = tile[0] = 0;
@@ -256,6 +266,8 @@ void gemm(const Launch& on, const GemmParams& p) {
   launch_kernel(on, gemm_kernel<Code::bf16>, grid, kThreads, kShared, p);
 }
 
-void sort_by_expert(const Launch& on, const TilesParams& p) { launch_kernel(on, sort_kernel, dim3(1), 1024, 0, p); }
+void sort_by_expert(const Launch& on, const TilesParams& p) {
+  launch_kernel(on, sort_kernel, dim3(1), 1024, 0, p);
+}
 
 }  // namespace fathom::cuda

@@ -12,23 +12,36 @@ namespace fathom::cuda {
 inline constexpr int kThreads = 256;  // of every kernel that stages input rows: fixes the order of their sums
 inline constexpr int kWarps = kThreads / 32;
 
-// -- launching ------------------------------------------------------------------------------------------------------
+// -- launching
+// ------------------------------------------------------------------------------------------------------
 
+// `cluster`: blocks of a thread block cluster along x; 1: none.
 template <typename Params>
 void launch_kernel(const Launch& on, void (*kernel)(Params), dim3 grid, int threads, std::size_t shared,
-                   const Params& params) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+                   const Params& params, int cluster = 1) {
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (on.dependent) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared;
   config.stream = on.stream;
-  config.attrs = &attribute;
-  config.numAttrs = on.dependent ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   if (shared > 48 * 1024)
-    FATHOM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+    FATHOM_CUDA(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  // One division of L1 and shared memory for all kernels: a change would drain the multiprocessor between two
+  // kernels.
+  FATHOM_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
   FATHOM_CUDA(cudaLaunchKernelEx(&config, kernel, params));
 }
 
@@ -45,10 +58,12 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-// -- decoding -------------------------------------------------------------------------------------------------------
+// -- decoding
+// -------------------------------------------------------------------------------------------------------
 
-// Two e4m3 codes (low byte first) as exact halves, times 2^-8 where kBias is 2^8: the e4m3 bits fit into a half's
-// fields, subnormals included. (NaN codes become +-480 * 2^-8; the loader's weights hold none that matter.)
+// Two e4m3 codes (low byte first) as exact halves, times 2^-8 where kBias is 2^8: the e4m3 bits fit into a
+// half's fields, subnormals included. (NaN codes become +-480 * 2^-8; the loader's weights hold none that
+// matter.)
 __device__ __forceinline__ float2 decode_e4m3x2(std::uint32_t two) {
 #if __CUDA_ARCH__ >= 890
   std::uint32_t h;
@@ -101,13 +116,14 @@ struct Vec<Code::f32> {
 // Weights are read once per token: they bypass L1.
 __device__ __forceinline__ uint4 load_weights(const std::byte* p) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
   return v;
 }
 
-// -- sums -----------------------------------------------------------------------------------------------------------
+// -- sums
+// -----------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
@@ -133,7 +149,8 @@ __device__ __forceinline__ float block_sum(float v, float* scratch) {
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
-// -- rounding of activations ------------------------------------------------------------------------------------------
+// -- rounding of activations
+// ------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_bf16(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 
@@ -155,17 +172,17 @@ __device__ __forceinline__ float activation_scale(float amax, bool ue8m0) {
   return __uint_as_float((__float_as_uint(s) + 0x7fffffu) & 0x7f800000u);
 }
 
-// Four neighbouring columns of one input row, normed: 0 beyond the row. `inverse`: 1 / rms, or 1 without norm.
-__device__ __forceinline__ float4 load_input(const float* x, const float* weight, float inverse, int column, int cols) {
-  float4 v = make_float4(0, 0, 0, 0);
-  float* f = &v.x;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (column + i >= cols) continue;
-    const float a = x[column + i];
-    f[i] = weight == nullptr ? a : __fmul_rn(__fmul_rn(a, inverse), weight[column + i]);
-  }
-  return v;
+// Four neighbouring columns of a row, zero beyond its end. Rows are 16-byte aligned and a multiple of four
+// long (CudaForward::check_shapes). Small code matters here: what a kernel runs once per launch costs
+// instruction fetches.
+__device__ __forceinline__ float4 load_four(const float* x, int column, int cols) {
+  return column < cols ? *reinterpret_cast<const float4*>(x + column) : make_float4(0, 0, 0, 0);
+}
+
+__device__ __forceinline__ float4 apply_norm(const float4& v, float inverse, const float4& weight) {
+  return make_float4(
+      __fmul_rn(__fmul_rn(v.x, inverse), weight.x), __fmul_rn(__fmul_rn(v.y, inverse), weight.y),
+      __fmul_rn(__fmul_rn(v.z, inverse), weight.z), __fmul_rn(__fmul_rn(v.w, inverse), weight.w));
 }
 
 // 1 / sqrt(mean(x^2) + eps) of a row, by the whole block.
@@ -176,8 +193,14 @@ __device__ __forceinline__ float inverse_rms(const float* x, int cols, float eps
   return __frsqrt_rn(__fadd_rn(__fdiv_rn(sum, static_cast<float>(cols)), eps));
 }
 
-// Rounds four neighbouring columns; the warp holds the 128 columns of one group, four per lane. For fp8 the values
-// are codes (unscaled) and the group's scale is returned; otherwise 1.
+// The e4m3 values of v / s.
+__device__ __forceinline__ float4 quantise(float4 v, float s) {
+  return make_float4(to_e4m3(__fdiv_rn(v.x, s)), to_e4m3(__fdiv_rn(v.y, s)), to_e4m3(__fdiv_rn(v.z, s)),
+                     to_e4m3(__fdiv_rn(v.w, s)));
+}
+
+// Rounds four neighbouring columns; the warp holds the 128 columns of one group, four per lane. For fp8 the
+// values are codes (unscaled) and the group's scale is returned; otherwise 1.
 __device__ __forceinline__ float round_group(float4& v, Round round) {
   if (round == Round::none) return 1.0f;
   if (round == Round::bf16) {
@@ -186,14 +209,13 @@ __device__ __forceinline__ float round_group(float4& v, Round round) {
   }
   const float amax = warp_max(fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
   const float s = activation_scale(amax, round == Round::fp8_ue8m0);
-  v = make_float4(to_e4m3(__fdiv_rn(v.x, s)), to_e4m3(__fdiv_rn(v.y, s)), to_e4m3(__fdiv_rn(v.z, s)),
-                  to_e4m3(__fdiv_rn(v.w, s)));
+  v = quantise(v, s);
   return s;
 }
 
-// Shared-memory order of an input row for weights of V values per 16 bytes: a warp reads 32 V columns a step, lane l
-// columns [l V, (l + 1) V), four at a time, so chunk j of all lanes lies together: [step][j][lane][4]. Free of bank
-// conflicts. Index of `column` (a multiple of four):
+// Shared-memory order of an input row for weights of V values per 16 bytes: a warp reads 32 V columns a step,
+// lane l columns [l V, (l + 1) V), four at a time, so chunk j of all lanes lies together: [step][j][lane][4].
+// Free of bank conflicts. Index of `column` (a multiple of four):
 template <int V>
 __device__ __forceinline__ int lane_order(int column) {
   const int step = column / (32 * V), in_step = column % (32 * V);
@@ -205,40 +227,134 @@ __host__ __device__ constexpr int staged_columns(int cols) {
   return (cols + 32 * V - 1) / (32 * V) * (32 * V);
 }
 
-// Stages one row into shared memory in lane_order, normed and rounded; columns beyond the row are zero. For fp8 the
-// dequantised values (code times scale) are staged. By the whole block; the caller synchronises.
+inline constexpr int kHeld = 4;          // groups of 128 columns a warp holds in registers at a time
+inline constexpr int kMostGroups = 128;  // groups of a normed row: hidden_size <= 16384
+
+// Rounds a group and puts it into shared memory. For fp8 the dequantised values (code times scale) are
+// staged.
 template <int V>
-__device__ __forceinline__ void stage_row(float* staged, const Input& in, std::int64_t row, float* scratch) {
-  const float* x = in.x + row * in.stride;
-  const float inverse = in.norm_weight == nullptr ? 1.0f : inverse_rms(x, in.cols, in.eps, scratch);
-  const int lane = threadIdx.x % 32;
-  for (int group = threadIdx.x / 32; group < staged_columns<V>(in.cols) / 128; group += kWarps) {
-    const int column = group * 128 + lane * 4;
-    float4 v = load_input(x, in.norm_weight, inverse, column, in.cols);
-    const float s = round_group(v, in.round);
-    if (s != 1.0f) v = make_float4(v.x * s, v.y * s, v.z * s, v.w * s);
-    *reinterpret_cast<float4*>(staged + lane_order<V>(column)) = v;
+__device__ __forceinline__ void stage_group(float* staged, float4 v, int column, Round round) {
+  const float s = round_group(v, round);
+  if (s != 1.0f) v = make_float4(v.x * s, v.y * s, v.z * s, v.w * s);
+  *reinterpret_cast<float4*>(staged + lane_order<V>(column)) = v;
+}
+
+// Stages rows without norm. Item i of `items` is one group of 128 columns: locate(i) says of which row. By
+// the whole block; the caller synchronises. All of a warp's loads of a round are in flight together.
+struct GroupAt {
+  const float* x;  // the row
+  int column, cols;
+  float* staged;  // where the row is staged
+};
+template <int V, typename Locate>
+__device__ __forceinline__ void stage_plain(int items, Round round, Locate&& locate) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  constexpr int kMost = 4;
+#pragma unroll 1
+  for (int first = warp; first < items; first += kWarps * kMost) {
+    float4 held[kMost];
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (first + i * kWarps >= items) break;
+      const GroupAt at = locate(first + i * kWarps);
+      held[i] = load_four(at.x, at.column + lane * 4, at.cols);
+    }
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (first + i * kWarps >= items) break;
+      const GroupAt at = locate(first + i * kWarps);
+      stage_group<V>(at.staged, held[i], at.column + lane * 4, round);
+    }
   }
 }
 
-// One lane's part of a step: V weights times V staged inputs, in column order. `staged` points at the step.
+// Stages TT rows, normed if asked for, each `staged_columns` long. A row's sum of squares is taken per group
+// of 128 columns over lanes, then over groups, whatever the number of rows. `sums`: TT * kMostGroups floats.
+// By the whole block; the caller synchronises. Rows beyond last_row repeat it. Brings a norm's weights into
+// L2 before the wait: they are read a few microseconds later.
+__device__ __forceinline__ void prefetch_norm(const Input& in) {
+  if (in.norm_weight == nullptr) return;
+  for (int c = static_cast<int>(threadIdx.x) * 32; c < in.cols; c += kThreads * 32)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(in.norm_weight + c));
+}
+
+template <int V, int TT>
+__device__ __forceinline__ void stage_rows(float* staged, const Input& in, int first_row, int last_row,
+                                           float* sums) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int columns = staged_columns<V>(in.cols), groups = columns / 128, items = TT * groups;
+  const auto locate = [&](int item) {
+    const int t = TT == 1 ? 0 : item / groups, row = min(first_row + t, last_row);
+    const float* x = in.x + (in.row_index == nullptr ? row : in.row_index[row]) * in.stride;
+    return GroupAt{x, (item - t * groups) * 128, in.cols, staged + t * columns};
+  };
+  if (in.norm_weight == nullptr) return stage_plain<V>(items, in.round, locate);
+  const bool once = items <= kWarps * kHeld;
+  float4 held[kHeld];
+#pragma unroll 1
+  for (int first = warp; first < items; first += kWarps * kHeld) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (first + i * kWarps >= items) break;
+      const GroupAt at = locate(first + i * kWarps);
+      held[i] = load_four(at.x, at.column + lane * 4, at.cols);
+    }
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (first + i * kWarps >= items) break;
+      const float4& v = held[i];
+      const float sum =
+          warp_sum(__fmaf_rn(v.w, v.w, __fmaf_rn(v.z, v.z, __fmaf_rn(v.y, v.y, __fmul_rn(v.x, v.x)))));
+      if (lane == 0) sums[first + i * kWarps] = sum;
+    }
+  }
+  __syncthreads();  // sums of all groups are visible
+  float inverse[TT];
+#pragma unroll
+  for (int t = 0; t < TT; ++t) {
+    float sum = 0;
+    for (int g = lane; g < groups; g += 32) sum = __fadd_rn(sum, sums[t * groups + g]);
+    sum = warp_sum(sum);
+    inverse[t] = __frsqrt_rn(__fadd_rn(__fdiv_rn(sum, static_cast<float>(in.cols)), in.eps));
+  }
+  for (int first = warp; first < items; first += kWarps * kHeld) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (first + i * kWarps >= items) break;
+      const GroupAt at = locate(first + i * kWarps);
+      const int column = at.column + lane * 4;
+      const float4 v = once ? held[i] : load_four(at.x, column, at.cols);
+      float factor = inverse[0];
+#pragma unroll
+      for (int t = 1; t < TT; ++t)
+        if ((first + i * kWarps) / groups == t) factor = inverse[t];
+      stage_group<V>(at.staged, apply_norm(v, factor, load_four(in.norm_weight, column, in.cols)), column,
+                     in.round);
+    }
+  }
+}
+
+// One lane's part of a step: V weights times V staged inputs, even and odd columns apart. `staged` points at
+// the step.
 template <int V>
 __device__ __forceinline__ float dot_step(const float (&w)[V], const float* staged, int lane) {
-  float sum = 0;
+  float even = 0, odd = 0;  // two chains
 #pragma unroll
   for (int j = 0; j < V / 4; ++j) {
     const float4 x = *reinterpret_cast<const float4*>(staged + (j * 32 + lane) * 4);
-    sum = __fmaf_rn(w[4 * j], x.x, sum);
-    sum = __fmaf_rn(w[4 * j + 1], x.y, sum);
-    sum = __fmaf_rn(w[4 * j + 2], x.z, sum);
-    sum = __fmaf_rn(w[4 * j + 3], x.w, sum);
+    even = __fmaf_rn(w[4 * j], x.x, even);
+    odd = __fmaf_rn(w[4 * j + 1], x.y, odd);
+    even = __fmaf_rn(w[4 * j + 2], x.z, even);
+    odd = __fmaf_rn(w[4 * j + 3], x.w, odd);
   }
-  return sum;
+  return __fadd_rn(even, odd);
 }
 
 // Scale of the block that holds (row, column) of `m`; 1 without scales.
 __device__ __forceinline__ float block_scale(const float* scale, int scale_cols, int row, int column) {
-  return scale == nullptr ? 1.0f : __ldg(scale + static_cast<std::int64_t>(row / 128) * scale_cols + column / 128);
+  if (scale == nullptr) return 1.0f;
+  return __ldg(scale + (static_cast<unsigned>(row) / 128u * static_cast<unsigned>(scale_cols) +
+                        static_cast<unsigned>(column) / 128u));
 }
 
 }  // namespace fathom::cuda

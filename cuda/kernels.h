@@ -1,8 +1,8 @@
 // Parameters and launchers of every kernel: what cuda/forward.cpp and the kernels' own files share.
 //
-// Shapes: T rows of the call, all row-major. Pointers are device memory. A launcher enqueues on `on.stream` and never
-// waits. Every kernel begins with cudaGridDependencySynchronize (where the GPU has it) before it reads what an earlier
-// kernel wrote; before that it touches weights only.
+// Shapes: T rows of the call, all row-major. Pointers are device memory. A launcher enqueues on `on.stream`
+// and never waits. Every kernel begins with cudaGridDependencySynchronize (where the GPU has it) before it
+// reads what an earlier kernel wrote; before that it touches weights only.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,14 +17,17 @@ namespace fathom::cuda {
 enum class Code : std::uint8_t { e4m3, bf16, f32 };
 constexpr int code_bytes(Code c) { return c == Code::e4m3 ? 1 : c == Code::bf16 ? 2 : 4; }
 
-// A weight matrix on the device: W(r, c) = decode(codes(r, c)) * scale((r + row_shift) / 128, (c + col_shift) / 128).
+// A weight matrix on the device: W(r, c) = decode(codes(r, c)) * scale((r + row_shift) / 128, (c + col_shift)
+// / 128).
 struct Matrix {
-  const std::byte* codes = nullptr;  // (rows, row_bytes): rows zero-padded to a multiple of 16 bytes, 256-byte aligned
-  const float* scale = nullptr;      // (.., scale_cols); null without block scales
+  const std::byte* codes =
+      nullptr;  // (rows, row_bytes): rows zero-padded to a multiple of 16 bytes, 256-byte aligned
+  const float* scale = nullptr;  // (.., scale_cols); null without block scales
   int rows = 0, cols = 0;
   int row_bytes = 0;
   int scale_cols = 0;
-  int row_shift = 0, col_shift = 0;  // origin of this (slice of a) matrix in its first scale block; col_shift % 16 == 0
+  int row_shift = 0,
+      col_shift = 0;  // origin of this (slice of a) matrix in its first scale block; col_shift % 16 == 0
   Code code = Code::f32;
 };
 
@@ -40,14 +43,18 @@ enum class Round : std::uint8_t { none, bf16, fp8, fp8_ue8m0 };
 struct Launch {
   cudaStream_t stream = nullptr;
   int multiprocessors = 1;
-  bool dependent = false;  // programmatic dependent launch: kernels may start before their predecessor has ended
+  bool dependent = false;  // Hopper code: programmatic dependent launch (a kernel may start before its
+                           // predecessor has ended) and thread block clusters
 };
+// True if the kernels that run on the current device were compiled for Hopper, rather than from portable PTX.
+bool runs_hopper_code();
 
-// -- linear.cu: products of weights with a few rows, on CUDA cores, memory-bound ----------------------------------
+// -- linear.cu: products of weights with a few rows, on CUDA cores, memory-bound
+// ----------------------------------
 
 // What becomes of the input rows before the product: optional RMS norm, then rounding.
 struct Input {
-  const float* x = nullptr;        // (T, stride), first `cols` of each row are used
+  const float* x = nullptr;  // (T, stride), first `cols` of each row are used
   std::int64_t stride = 0;
   int cols = 0;
   const float* norm_weight = nullptr;  // (cols); null: no norm
@@ -72,7 +79,8 @@ struct Segment {
   Rotation rotation;
 };
 
-// out(t, n) = (add ? out(t, n) : 0) + sum_k W(n, k) input(t, k), for one or two matrices that share the input.
+// out(t, n) = (add ? out(t, n) : 0) + sum_k W(n, k) input(t, k), for one or two matrices that share the
+// input.
 struct GemvParams {
   Segment segment[2];
   int segments = 1;
@@ -82,59 +90,63 @@ struct GemvParams {
 };
 void gemv(const Launch& on, const GemvParams& p);
 
-// -- experts.cu ---------------------------------------------------------------------------------------------------
+// -- experts.cu
+// ---------------------------------------------------------------------------------------------------
 
 struct RouterParams {
   const float* logits = nullptr;  // (T, experts)
   const float* bias = nullptr;    // (experts); null: none
   int experts = 0, chosen = 0;    // n_routed_experts <= 1024, num_experts_per_tok <= 32
   int groups = 1, groups_kept = 1;
-  bool sigmoid = false;           // else softmax
-  bool group_sum = false;         // group score: sum of the two largest, else the largest
+  bool sigmoid = false;    // else softmax
+  bool group_sum = false;  // group score: sum of the two largest, else the largest
   bool normalise = false;
   float factor = 1;
-  std::int32_t* ids = nullptr;    // (T, chosen), ascending
-  float* weights = nullptr;       // (T, chosen)
+  std::int32_t* ids = nullptr;  // (T, chosen), ascending
+  float* weights = nullptr;     // (T, chosen)
 };
 // Scores, groups, top-k (ties to the lower id) and weights, for T rows.
 void choose_experts(const Launch& on, const RouterParams& p, int rows);
 
-// hidden(t, slot, j) = silu(gate_j x_t) * (up_j x_t) for the chosen experts' slots, then the shared (or dense) MLP's j.
+// hidden(t, slot, j) = silu(gate_j x_t) * (up_j x_t) for the chosen experts' slots, then the shared (or
+// dense) MLP's j.
 struct GateUpParams {
-  Matrix gate, up;                       // of one expert: shape, format; no pointers
+  Matrix gate, up;  // of one expert: shape, format; no pointers
   const ExpertPointers* experts = nullptr;
   int expert_count = 0;
-  const std::int32_t* ids = nullptr;     // (T, slots)
-  int slots = 0;                         // 0: the shared or dense MLP alone
-  RouterParams router;                   // logits set: this kernel chooses first and block 0 of each row writes the choice
-  Matrix shared_gate, shared_up;         // rows 0: none
+  const std::int32_t* ids = nullptr;  // (T, slots)
+  int slots = 0;                      // 0: the shared or dense MLP alone
+  RouterParams router;  // logits set: this kernel chooses first and block 0 of each row writes the choice
+  Matrix shared_gate, shared_up;  // rows 0: none
   Input input;
-  float* hidden = nullptr;               // (T, hidden_stride): slots * gate.rows values, then shared_gate.rows
+  float* hidden = nullptr;  // (T, hidden_stride): slots * gate.rows values, then shared_gate.rows
   std::int64_t hidden_stride = 0;
   int rows = 0;
 };
 void gate_up(const Launch& on, const GateUpParams& p);
 
-// out(t, n) = (add ? out : 0) + sum over slots of weight * down_n hidden(t, slot), then shared down_n hidden(t, shared).
+// out(t, n) = (add ? out : 0) + sum over slots of weight * down_n hidden(t, slot), then shared down_n
+// hidden(t, shared).
 struct DownParams {
   Matrix down;
   const ExpertPointers* experts = nullptr;
   int expert_count = 0;
-  const std::int32_t* ids = nullptr;     // (T, slots)
-  const float* weights = nullptr;        // (T, slots)
+  const std::int32_t* ids = nullptr;  // (T, slots)
+  const float* weights = nullptr;     // (T, slots)
   int slots = 0;
-  Matrix shared_down;                    // rows 0: none
-  const float* hidden = nullptr;         // as GateUpParams
+  Matrix shared_down;             // rows 0: none
+  const float* hidden = nullptr;  // as GateUpParams
   std::int64_t hidden_stride = 0;
-  Round round = Round::none;             // of hidden, the input of down
-  float* out = nullptr;                  // (T, out_stride)
+  Round round = Round::none;  // of hidden, the input of down
+  float* out = nullptr;       // (T, out_stride)
   std::int64_t out_stride = 0;
   bool add = false;
   int rows = 0;
 };
 void down_combine(const Launch& on, const DownParams& p);
 
-// -- attention.cu: absorbed multi-head latent attention -----------------------------------------------------------
+// -- attention.cu: absorbed multi-head latent attention
+// -----------------------------------------------------------
 
 struct AttentionShape {
   int heads = 0, nope = 0, rope = 0, v = 0;  // per head
@@ -143,14 +155,14 @@ struct AttentionShape {
   float scale = 1;                           // of scores
 };
 
-// Finishes the latent row (norm over the latent part; the key part arrives rotated), appends it to the cache, and turns
-// q into q W_UK, rotated part copied: q_absorbed (T, heads, row), in the cache's type.
+// Finishes the latent row (norm over the latent part; the key part arrives rotated), appends it to the cache,
+// and turns q into q W_UK, rotated part copied: q_absorbed (T, heads, row), in the cache's type.
 struct AbsorbParams {
   AttentionShape shape;
-  Matrix kv_b;                            // (heads (nope + v), latent)
-  const float* q = nullptr;               // (T, heads, nope + rope), rotated
-  float* kv_row = nullptr;                // (T, latent + rope): raw latent and rotated key in, normed latent out
-  const float* norm_weight = nullptr;     // (latent)
+  Matrix kv_b;                         // (heads (nope + v), latent)
+  const float* q = nullptr;            // (T, heads, nope + rope), rotated
+  float* kv_row = nullptr;             // (T, latent + rope): raw latent and rotated key in, normed latent out
+  const float* norm_weight = nullptr;  // (latent)
   float eps = 0;
   const std::int32_t* position = nullptr;  // (T)
   const std::int32_t* timeline = nullptr;  // (T)
@@ -171,10 +183,11 @@ struct AttendParams {
   bool cache_f32 = false;
   const std::int32_t* position = nullptr;
   const std::int32_t* timeline = nullptr;
-  int max_splits = 1;              // splits allotted per row
-  int keys_per_round = 0;          // a split has kKeyTile * (position / keys_per_round + 1) keys; 0: one split per row
-  float* partial_sum = nullptr;    // (T, max_splits, heads, 2): maximum (base 2 exponent units) and sum
-  float* partial_out = nullptr;    // (T, max_splits, heads, latent), not normalised
+  int max_splits = 1;  // splits allotted per row
+  int keys_per_round =
+      0;  // a split has kKeyTile * (position / keys_per_round + 1) keys; 0: one split per row
+  float* partial_sum = nullptr;  // (T, max_splits, heads, 2): maximum (base 2 exponent units) and sum
+  float* partial_out = nullptr;  // (T, max_splits, heads, latent), not normalised
   int rows = 0;
 };
 void attend_split_kv(const Launch& on, const AttendParams& p);
@@ -192,7 +205,8 @@ struct ValueParams {
 };
 void combine_project_value(const Launch& on, const ValueParams& p);
 
-// -- norm.cu: row-wise work -----------------------------------------------------------------------------------------
+// -- norm.cu: row-wise work
+// -----------------------------------------------------------------------------------------
 
 // x(t) = row token[t] of the embedding.
 struct EmbedParams {
@@ -206,19 +220,20 @@ void embed(const Launch& on, const EmbedParams& p);
 
 // out(t) = norm(x(row_index[t])) * weight, FP32.
 struct NormParams {
-  Input input;         // round is ignored
+  Input input;           // round is ignored
   float* out = nullptr;  // (T, stride)
   std::int64_t stride = 0;
   int rows = 0;
 };
 void rms_norm(const Launch& on, const NormParams& p);
 
-// The operand of a prompt GEMM: optional RMS norm, then BF16, or e4m3 values held as BF16 with a scale per 128 columns.
+// The operand of a prompt GEMM: optional RMS norm, then BF16, or e4m3 values held as BF16 with a scale per
+// 128 columns.
 struct OperandParams {
-  Input input;                 // round: bf16, fp8 or fp8_ue8m0
+  Input input;                   // round: bf16, fp8 or fp8_ue8m0
   __nv_bfloat16* out = nullptr;  // (T, cols rounded up to 16, zero-padded)
-  float* scale = nullptr;      // (T, ceil(cols / 128)); fp8 only
-  float* normed = nullptr;     // (T, cols) FP32 too; null: not wanted
+  float* scale = nullptr;        // (T, ceil(cols / 128)); fp8 only
+  float* normed = nullptr;       // (T, cols) FP32 too; null: not wanted
   int rows = 0;
 };
 void make_operand(const Launch& on, const OperandParams& p);
@@ -244,32 +259,36 @@ void combine(const Launch& on, const CombineParams& p);
 void fill_random(const Launch& on, const Matrix& m, std::uint64_t seed);
 // Random BF16 or F32 values of standard deviation 1.
 void fill_cache(const Launch& on, void* cache, std::int64_t values, bool f32, std::uint64_t seed);
-// token[0] = (a hash of token[0] and position[0]) % vocab; position[0] += 1: the next row of a decode benchmark.
+// token[0] = (a hash of token[0] and position[0]) % vocab; position[0] += 1: the next row of a decode
+// benchmark.
 void next_row(const Launch& on, std::int32_t* token, std::int32_t* position, int vocab);
 
-// -- gemm.cu: products of weights with many rows, on tensor cores ---------------------------------------------------
+// -- gemm.cu: products of weights with many rows, on tensor cores
+// ---------------------------------------------------
 
-// out(m, n) = (add ? out : 0) + sum_k W(n, k) a(m, k). Either one matrix for all rows, or one expert per tile of rows.
+// out(m, n) = (add ? out : 0) + sum_k W(n, k) a(m, k). Either one matrix for all rows, or one expert per tile
+// of rows.
 struct GemmParams {
-  Matrix w;                            // pointers ignored with experts
-  const __nv_bfloat16* a = nullptr;    // (rows of the operand, a_stride)
+  Matrix w;                          // pointers ignored with experts
+  const __nv_bfloat16* a = nullptr;  // (rows of the operand, a_stride)
   std::int64_t a_stride = 0;
-  const float* a_scale = nullptr;      // (rows of the operand, scale_stride): e4m3 activations; null: none
+  const float* a_scale = nullptr;  // (rows of the operand, scale_stride): e4m3 activations; null: none
   std::int64_t scale_stride = 0;
-  int rows = 0;                        // of the operand
-  float* out = nullptr;                // (rows, out_stride) FP32
-  __nv_bfloat16* out_bf16 = nullptr;   // instead of `out`
+  int rows = 0;                       // of the operand
+  float* out = nullptr;               // (rows, out_stride) FP32
+  __nv_bfloat16* out_bf16 = nullptr;  // instead of `out`
   std::int64_t out_stride = 0;
   bool add = false;
   // Gate and up at once: out(m, n) = silu(gate) * up, with w the gate.
-  Matrix up;                           // rows 0: plain
-  // Experts: tile i holds rows [tile_begin[i], + tile_count[i]) of the sorted order for expert tile_expert[i].
+  Matrix up;  // rows 0: plain
+  // Experts: tile i holds rows [tile_begin[i], + tile_count[i]) of the sorted order for expert
+  // tile_expert[i].
   const ExpertPointers* experts = nullptr;
-  int which = 0;                       // 0: gate (and up), 2: down
+  int which = 0;  // 0: gate (and up), 2: down
   const int *tile_expert = nullptr, *tile_begin = nullptr, *tile_count = nullptr;
-  int tiles = 0;                       // upper bound; tiles with count 0 return at once
-  const int* sorted = nullptr;         // (T * slots): pair index t * slots + slot in sorted order
-  int input_divisor = 1;               // operand row of a pair = pair / input_divisor
+  int tiles = 0;                // upper bound; tiles with count 0 return at once
+  const int* sorted = nullptr;  // (T * slots): pair index t * slots + slot in sorted order
+  int input_divisor = 1;        // operand row of a pair = pair / input_divisor
 };
 void gemm(const Launch& on, const GemmParams& p);
 
@@ -277,14 +296,15 @@ void gemm(const Launch& on, const GemmParams& p);
 struct TilesParams {
   const std::int32_t* ids = nullptr;  // (T, slots)
   int pairs = 0, experts = 0;
-  int* sorted = nullptr;              // (pairs)
+  int* sorted = nullptr;  // (pairs)
   int *tile_expert = nullptr, *tile_begin = nullptr, *tile_count = nullptr;
-  int tiles = 0;                      // allotted: ceil(pairs / kGemmRows) + experts
+  int tiles = 0;  // allotted: ceil(pairs / kGemmRows) + experts
 };
 void sort_by_expert(const Launch& on, const TilesParams& p);
 
-// -- device.cu ------------------------------------------------------------------------------------------------------
-// Sums `bytes` of memory with 16-byte loads, eight in flight per thread; `sink` keeps the loads alive.
+// -- device.cu
+// ------------------------------------------------------------------------------------------------------ Sums
+// `bytes` of memory with 16-byte loads, eight in flight per thread; `sink` keeps the loads alive.
 void read_all(const Launch& on, const void* data, std::uint64_t bytes, float* sink);
 
 }  // namespace fathom::cuda

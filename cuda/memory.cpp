@@ -15,7 +15,8 @@ Arena::Arena(std::uint64_t bytes) : size_(bytes) {
 std::byte* Arena::take(std::uint64_t bytes) {
   const std::uint64_t aligned = (bytes + 255) / 256 * 256;
   if (aligned > size_ - used_)
-    fail(Exit::failure, "the placement planned {} bytes of device memory, of which {} are used, and {} more are asked for",
+    fail(Exit::failure,
+         "the placement planned {} bytes of device memory, of which {} are used, and {} more are asked for",
          size_, used_, aligned);
   std::byte* p = data() + used_;
   used_ += aligned;

@@ -6,7 +6,8 @@ namespace fathom::cuda {
 namespace {
 
 [[noreturn]] void refuse() {
-  throw Error(Exit::unsupported, "this fathom was built without CUDA", "build with nvcc present, or use --backend cpu");
+  throw Error(Exit::unsupported, "this fathom was built without CUDA",
+              "build with nvcc present, or use --backend cpu");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Row-wise work: embedding, norms, operands of prompt GEMMs, rotation, sums; and random fills for benchmarks. All of it
-// moves a few kilobytes a row: launch latency decides, not bandwidth.
+// Row-wise work: embedding, norms, operands of prompt GEMMs, rotation, sums; and random fills for benchmarks.
+// All of it moves a few kilobytes a row: launch latency decides, not bandwidth.
 #include <algorithm>
 
 #include "cuda/kernel.cuh"
@@ -16,8 +16,12 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const __grid_constant__
   for (int c = threadIdx.x; c < p.embedding.cols; c += kThreads) {
     float v = 0;
     switch (p.embedding.code) {
-      case Code::f32: v = reinterpret_cast<const float*>(row)[c]; break;
-      case Code::bf16: v = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(row)[c]); break;
+      case Code::f32:
+        v = reinterpret_cast<const float*>(row)[c];
+        break;
+      case Code::bf16:
+        v = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(row)[c]);
+        break;
       case Code::e4m3:
         v = decode_e4m3x2(static_cast<std::uint32_t>(row[c])).x *
             block_scale(p.embedding.scale, p.embedding.scale_cols, token + p.embedding.row_shift,
@@ -50,7 +54,8 @@ __global__ void __launch_bounds__(kThreads) operand_kernel(const __grid_constant
   const int padded = (in.cols + 15) / 16 * 16, groups = (in.cols + 127) / 128, lane = threadIdx.x % 32;
   for (int group = threadIdx.x / 32; group < groups; group += kWarps) {
     const int column = group * 128 + lane * 4;
-    float4 v = load_input(x, in.norm_weight, inverse, column, in.cols);
+    float4 v = load_four(x, column, in.cols);
+    if (in.norm_weight != nullptr) v = apply_norm(v, inverse, load_four(in.norm_weight, column, in.cols));
     if (p.normed != nullptr)
       for (int i = 0; i < 4; ++i)
         if (column + i < in.cols) p.normed[t * in.cols + column + i] = (&v.x)[i];
@@ -156,31 +161,39 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(const __grid_constant__ 
     for (int k = 0; k < per_word; ++k) {
       if (column + k >= p.m.cols) continue;
       const float v = normal(mix(p.seed ^ mix(static_cast<std::uint64_t>(i) * 4 + k)));
-      if (p.m.code == Code::e4m3) word |= static_cast<std::uint32_t>(encode_e4m3(v * kCodeDeviation)) << (8 * k);
+      if (p.m.code == Code::e4m3)
+        word |= static_cast<std::uint32_t>(encode_e4m3(v * kCodeDeviation)) << (8 * k);
       else if (p.m.code == Code::bf16)
-        word |= static_cast<std::uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(v * deviation))) << (16 * k);
-      else word = __float_as_uint(v * deviation);
+        word |= static_cast<std::uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(v * deviation)))
+                << (16 * k);
+      else
+        word = __float_as_uint(v * deviation);
     }
     words[i] = word;
   }
   // Scales differ by up to a factor of two from block to block.
   for (std::int64_t i = first; i < p.scales; i += stride)
     p.scale[i] = deviation / kCodeDeviation *
-                 (0.7f + 0.6f * static_cast<float>(mix(p.seed + 77 + static_cast<std::uint64_t>(i)) >> 40) / 16777216.0f);
+                 (0.7f + 0.6f * static_cast<float>(mix(p.seed + 77 + static_cast<std::uint64_t>(i)) >> 40) /
+                             16777216.0f);
 }
 
-__global__ void __launch_bounds__(kThreads) fill_cache_kernel(void* cache, std::int64_t values, bool f32,
-                                                              std::uint64_t seed) {
+__global__ void __launch_bounds__(kThreads)
+    fill_cache_kernel(void* cache, std::int64_t values, bool f32, std::uint64_t seed) {
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < values; i += stride) {
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < values;
+       i += stride) {
     const float v = normal(mix(seed ^ mix(static_cast<std::uint64_t>(i))));
-    if (f32) static_cast<float*>(cache)[i] = v;
-    else static_cast<__nv_bfloat16*>(cache)[i] = __float2bfloat16_rn(v);
+    if (f32)
+      static_cast<float*>(cache)[i] = v;
+    else
+      static_cast<__nv_bfloat16*>(cache)[i] = __float2bfloat16_rn(v);
   }
 }
 
 __global__ void next_row_kernel(std::int32_t* token, std::int32_t* position, int vocab) {
-  const std::uint64_t h = mix(static_cast<std::uint64_t>(token[0]) << 32 | static_cast<std::uint32_t>(position[0]));
+  const std::uint64_t h =
+      mix(static_cast<std::uint64_t>(token[0]) << 32 | static_cast<std::uint32_t>(position[0]));
   token[0] = static_cast<std::int32_t>(h % static_cast<std::uint64_t>(vocab));
   position[0] += 1;
 }
@@ -193,7 +206,8 @@ __global__ void __launch_bounds__(512) read_kernel(const uint4* data, std::int64
   for (; i + (kInFlight - 1) * stride < n; i += kInFlight * stride) {
     uint4 v[kInFlight];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) v[k] = load_weights(reinterpret_cast<const std::byte*>(data + i + k * stride));
+    for (int k = 0; k < kInFlight; ++k)
+      v[k] = load_weights(reinterpret_cast<const std::byte*>(data + i + k * stride));
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) sum += v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
   }
@@ -202,6 +216,12 @@ __global__ void __launch_bounds__(512) read_kernel(const uint4* data, std::int64
 }
 
 }  // namespace
+
+bool runs_hopper_code() {
+  cudaFuncAttributes attributes{};
+  FATHOM_CUDA(cudaFuncGetAttributes(&attributes, embed_kernel));
+  return attributes.ptxVersion >= 90;
+}
 
 void embed(const Launch& on, const EmbedParams& p) {
   if (p.rows > 0) launch_kernel(on, embed_kernel, dim3(p.rows), kThreads, 0, p);
@@ -213,11 +233,13 @@ void make_operand(const Launch& on, const OperandParams& p) {
   if (p.rows > 0) launch_kernel(on, operand_kernel, dim3(p.rows), kThreads, 0, p);
 }
 void rotate(const Launch& on, float* x, std::int64_t stride, int columns, const Rotation& r, int rows) {
-  if (rows > 0) launch_kernel(on, rotate_kernel, dim3(rows), kThreads, 0, RotateParams{x, stride, columns, r});
+  if (rows > 0)
+    launch_kernel(on, rotate_kernel, dim3(rows), kThreads, 0, RotateParams{x, stride, columns, r});
 }
 void add(const Launch& on, float* x, const float* delta, std::int64_t n) {
-  if (n > 0) launch_kernel(on, add_kernel, dim3(static_cast<unsigned>((n + kThreads - 1) / kThreads)), kThreads, 0,
-                           AddParams{x, delta, n});
+  if (n > 0)
+    launch_kernel(on, add_kernel, dim3(static_cast<unsigned>((n + kThreads - 1) / kThreads)), kThreads, 0,
+                  AddParams{x, delta, n});
 }
 void combine(const Launch& on, const CombineParams& p) {
   if (p.rows > 0)

@@ -13,8 +13,8 @@ struct RouterScratch {
   float score[kMaxExperts];   // softmax or sigmoid
   float choice[kMaxExperts];  // what is ranked: score plus bias, -inf outside the groups kept
   float group[kMaxGroups];
-  int before[kWarps + 1];     // chosen experts in the warps before
-  int id[kMaxChosen];         // ascending
+  int before[kWarps + 1];  // chosen experts in the warps before
+  int id[kMaxChosen];      // ascending
   float weight[kMaxChosen];
 };
 
@@ -24,15 +24,17 @@ __device__ __forceinline__ float group_score(const RouterParams& p, const float*
   float first = -INFINITY, second = -INFINITY;
   for (int i = g * size; i < (g + 1) * size; ++i) {
     const float c = choice[i];
-    if (c > first) second = first, first = c;
-    else if (c > second) second = c;
+    if (c > first)
+      second = first, first = c;
+    else if (c > second)
+      second = c;
   }
   return p.group_sum && size > 1 ? __fadd_rn(first, second) : first;
 }
 
-// Ranks are counted rather than sorted: expert e is chosen when fewer than `chosen` experts come before it (a larger
-// choice, or an equal one with a lower id). Every thread of the block takes part; the result is in scratch.id and
-// scratch.weight, visible to all on return. `logits`: (experts).
+// Ranks are counted rather than sorted: expert e is chosen when fewer than `chosen` experts come before it (a
+// larger choice, or an equal one with a lower id). Every thread of the block takes part; the result is in
+// scratch.id and scratch.weight, visible to all on return. `logits`: (experts).
 __device__ inline void choose_experts_of_row(const RouterParams& p, const float* logits, RouterScratch& s) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float maximum = 0, sum = 1;
@@ -47,14 +49,15 @@ __device__ inline void choose_experts_of_row(const RouterParams& p, const float*
   }
   for (int e = threadIdx.x; e < p.experts; e += kThreads) {
     const float z = logits[e];
-    const float score = p.sigmoid ? __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-z)))
-                                  : __fdiv_rn(expf(__fsub_rn(z, maximum)), sum);
+    const float score =
+        p.sigmoid ? __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-z))) : __fdiv_rn(expf(__fsub_rn(z, maximum)), sum);
     s.score[e] = score;
     const float choice = p.bias == nullptr ? score : __fadd_rn(score, p.bias[e]);
-    s.choice[e] = isnan(choice) ? -INFINITY : choice;  // NaN is masked, so that there are `chosen` experts at all
+    s.choice[e] =
+        isnan(choice) ? -INFINITY : choice;  // NaN is masked, so that there are `chosen` experts at all
   }
   if (threadIdx.x < kMaxChosen) s.id[threadIdx.x] = 0;  // defined even when every score is NaN
-  __syncthreads();  // scores are complete
+  __syncthreads();                                      // scores are complete
   if (p.groups > 1) {
     if (threadIdx.x < p.groups) s.group[threadIdx.x] = group_score(p, s.choice, threadIdx.x);
     __syncthreads();  // group scores are complete, choices have been read
@@ -74,6 +77,7 @@ __device__ inline void choose_experts_of_row(const RouterParams& p, const float*
     if (e < p.experts) {
       const float mine = s.choice[e];
       int before = 0;
+#pragma unroll 4
       for (int other = 0; other < p.experts; ++other)
         before += s.choice[other] > mine || (s.choice[other] == mine && other < e);
       chosen = before < p.chosen;

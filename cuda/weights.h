@@ -50,9 +50,10 @@ struct LoadOptions {
   int multiprocessors = 1;
 };
 
-// Copies the weights to the current device: several threads pack pieces of the mapped shards into pinned buffers, each
-// overlapped with the copy of its piece before. Errors: unsupported (a format or shape without kernels, naming it),
-// out_of_memory, compute, io (a shard that cannot be read).
-DeviceWeights load_weights(const Weights& weights, const std::vector<float>& rope_frequency, const LoadOptions& options);
+// Copies the weights to the current device: several threads pack pieces of the mapped shards into pinned
+// buffers, each overlapped with the copy of its piece before. Errors: unsupported (a format or shape without
+// kernels, naming it), out_of_memory, compute, io (a shard that cannot be read).
+DeviceWeights load_weights(const Weights& weights, const std::vector<float>& rope_frequency,
+                           const LoadOptions& options);
 
 }  // namespace fathom::cuda

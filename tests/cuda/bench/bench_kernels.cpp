@@ -1,6 +1,7 @@
 // Speed of the CUDA kernels and of whole decode steps on random weights, without a checkpoint.
 //
-//   bench_kernels [read] [gemv] [attention] [prompt] [SHAPE[:CONTEXT,...] ...]   SHAPE: v2-lite, v2-lite-bf16, v3-slice
+//   bench_kernels [read] [gemv] [attention] [prompt] [SHAPE[:CONTEXT,...] ...]   SHAPE: v2-lite,
+//   v2-lite-bf16, v3-slice
 //
 // Every figure stands beside the bytes it had to read over the read bandwidth measured in the same run.
 #include <fmt/core.h>
@@ -48,9 +49,7 @@ Config config_of(const std::string& name) {
       name);
 }
 
-double mlp_bytes(const Mlp& m) {
-  return static_cast<double>(m.gate.bytes() + m.up.bytes() + m.down.bytes());
-}
+double mlp_bytes(const Mlp& m) { return static_cast<double>(m.gate.bytes() + m.up.bytes() + m.down.bytes()); }
 
 // Bytes of weights that one generated token reads.
 double bytes_per_token(const Config& c, const Weights& w) {
@@ -125,14 +124,17 @@ void bench_shape(const std::string& argument) {
   const double weight_bytes = bytes_per_token(config, weights);
   for (std::int32_t context : contexts) {
     const double ms = decode_time(*forward, context, 200);
-    const double bytes = weight_bytes + static_cast<double>(context) * config.num_hidden_layers * config.kv_row() * 2;
-    fmt::print("  decode at {:6}: {:8.1f} tok/s  {:.4f} ms/token  {:.3f} GB/token  {:.0f} GB/s  {:.1f} % of read bandwidth\n",
-               context, 1e3 / ms, ms, bytes * 1e-9, bytes / ms * 1e-6, 100 * bytes / (ms * 1e-3) / bandwidth);
+    const double bytes =
+        weight_bytes + static_cast<double>(context) * config.num_hidden_layers * config.kv_row() * 2;
+    fmt::print(
+        "  decode at {:6}: {:8.1f} tok/s  {:.4f} ms/token  {:.3f} GB/token  {:.0f} GB/s  {:.1f} % of read "
+        "bandwidth\n",
+        context, 1e3 / ms, ms, bytes * 1e-9, bytes / ms * 1e-6, 100 * bytes / (ms * 1e-3) / bandwidth);
   }
   const std::int32_t at = contexts.size() > 1 ? contexts[1] : contexts[0];
   for (const StageTime& s : stage_times(*forward, at, 20))
-    fmt::print("  {:24} at {}: {:.4f} ms, {} launches, {:.2f} us each\n", s.stages, at, s.milliseconds, s.launches,
-               s.milliseconds * 1e3 / std::max(s.launches, 1));
+    fmt::print("  {:24} at {}: {:.4f} ms, {} launches, {:.2f} us each\n", s.stages, at, s.milliseconds,
+               s.launches, s.milliseconds * 1e3 / std::max(s.launches, 1));
 }
 
 void bench_prompt(const std::string& name) {
@@ -146,7 +148,8 @@ void bench_prompt(const std::string& name) {
     const auto forward = make_forward(config, weights, o);
     for (int length : {512, 4096, 4096}) {
       std::vector<Row> rows;
-      for (int i = 0; i < length; ++i) rows.push_back({(i * 7919 + 13) % config.vocab_size, i, 0, Role::prompt});
+      for (int i = 0; i < length; ++i)
+        rows.push_back({(i * 7919 + 13) % config.vocab_size, i, 0, Role::prompt});
       const int last = length - 1;
       ForwardCall call;
       call.rows = rows;
@@ -164,7 +167,7 @@ struct Bench {
   Bench() : stream(make_stream()), memory(std::uint64_t{1} << 30) {
     const auto list = devices();
     if (list.empty()) fail(Exit::unsupported, "no GPU");
-    on = {stream.get(), list.front().multiprocessors, list.front().major >= 9};
+    on = {stream.get(), list.front().multiprocessors, runs_hopper_code()};
     fill_cache(on, memory.data(), static_cast<std::int64_t>(memory.size() / 4), true, 5);
   }
   Stream stream;
@@ -178,8 +181,10 @@ std::vector<Matrix> matrices(Bench& b, int rows, int cols, Code code) {
   m.rows = rows, m.cols = cols, m.code = code;
   m.row_bytes = (cols * code_bytes(code) + 15) / 16 * 16;
   m.scale_cols = (cols + 127) / 128;
-  const std::uint64_t bytes = (static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(m.row_bytes) + 255) / 256 * 256;
-  const std::uint64_t scale_bytes = static_cast<std::uint64_t>((rows + 127) / 128 * m.scale_cols * 4 + 255) / 256 * 256;
+  const std::uint64_t bytes =
+      (static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(m.row_bytes) + 255) / 256 * 256;
+  const std::uint64_t scale_bytes =
+      static_cast<std::uint64_t>((rows + 127) / 128 * m.scale_cols * 4 + 255) / 256 * 256;
   std::vector<Matrix> list;
   std::uint64_t at = 0;
   const auto count = std::clamp<std::uint64_t>((256u << 20) / bytes + 1, 2, 400);
@@ -200,16 +205,23 @@ void bench_gemv(Bench& b) {
     int rows, cols;
     Code code;
   };
-  const Shape shapes[] = {{"V2-Lite q + kv_a", 3648, 2048, Code::e4m3}, {"V2-Lite o", 2048, 2048, Code::e4m3},
-                          {"V2-Lite dense gate", 10944, 2048, Code::e4m3}, {"V2-Lite dense down", 2048, 10944, Code::e4m3},
-                          {"V2-Lite router", 64, 2048, Code::bf16},    {"V2-Lite head", 102400, 2048, Code::bf16},
-                          {"V3 q_a + kv_a", 2112, 7168, Code::e4m3},   {"V3 q_b", 24576, 1536, Code::e4m3},
-                          {"V3 o", 7168, 16384, Code::e4m3},           {"V3 gate", 18432, 7168, Code::e4m3},
-                          {"V3 down", 7168, 18432, Code::e4m3},        {"V3 expert gate", 2048, 7168, Code::e4m3},
+  const Shape shapes[] = {{"V2-Lite q + kv_a", 3648, 2048, Code::e4m3},
+                          {"V2-Lite o", 2048, 2048, Code::e4m3},
+                          {"V2-Lite dense gate", 10944, 2048, Code::e4m3},
+                          {"V2-Lite dense down", 2048, 10944, Code::e4m3},
+                          {"V2-Lite router", 64, 2048, Code::bf16},
+                          {"V2-Lite head", 102400, 2048, Code::bf16},
+                          {"V3 q_a + kv_a", 2112, 7168, Code::e4m3},
+                          {"V3 q_b", 24576, 1536, Code::e4m3},
+                          {"V3 o", 7168, 16384, Code::e4m3},
+                          {"V3 gate", 18432, 7168, Code::e4m3},
+                          {"V3 down", 7168, 18432, Code::e4m3},
+                          {"V3 expert gate", 2048, 7168, Code::e4m3},
                           {"V3 router", 256, 7168, Code::bf16}};
   float* x = reinterpret_cast<float*>(b.memory.data() + (std::uint64_t{960} << 20));
   float* out = x + (1 << 20);
-  fmt::print("GEMV, weights rotating over 256 MB, graph of launches; bound = bytes / bandwidth / 0.92 + 3 us\n");
+  fmt::print(
+      "GEMV, weights rotating over 256 MB, graph of launches; bound = bytes / bandwidth / 0.92 + 3 us\n");
   for (const Shape& s : shapes) {
     const std::vector<Matrix> list = matrices(b, s.rows, s.cols, s.code);
     const double bytes = static_cast<double>(s.rows) * s.cols * code_bytes(s.code);
@@ -222,9 +234,9 @@ void bench_gemv(Bench& b) {
         p.rows = rows;
         gemv(b.on, p);
       });
-      fmt::print("  {:20} {:6} x {:5}, T {}: {:8.1f} MB {:8.2f} us {:6.0f} GB/s {:5.1f} %  bound {:.2f} us\n", s.name, s.rows,
-                 s.cols, rows, bytes * 1e-6, us, bytes / us * 1e-3, 100 * bytes / (us * 1e-6) / bandwidth,
-                 bytes / bandwidth / 0.92 * 1e6 + 3);
+      fmt::print("  {:20} {:6} x {:5}, T {}: {:8.1f} MB {:8.2f} us {:6.0f} GB/s {:5.1f} %  bound {:.2f} us\n",
+                 s.name, s.rows, s.cols, rows, bytes * 1e-6, us, bytes / us * 1e-3,
+                 100 * bytes / (us * 1e-6) / bandwidth, bytes / bandwidth / 0.92 * 1e6 + 3);
     }
   }
 }
@@ -246,7 +258,8 @@ void bench_attention(Bench& b) {
       const std::int32_t row[2] = {keys - 1, 0};
       FATHOM_CUDA(cudaMemcpy(rows, row, 8, cudaMemcpyHostToDevice));
       const AttentionShape shape{heads, 128, 64, 128, 512, 576, 0.1f};
-      const std::int64_t copies = std::max<std::int64_t>(1, (std::int64_t{1} << 29) / (std::int64_t{keys} * 576));
+      const std::int64_t copies =
+          std::max<std::int64_t>(1, (std::int64_t{1} << 29) / (std::int64_t{keys} * 576));
       const auto attend = [&](int i) {
         AttendParams a{.shape = shape, .q_absorbed = q};
         a.cache = cache.data() + i % copies * keys * 576 * 2;
@@ -266,8 +279,10 @@ void bench_attention(Bench& b) {
       const double both = time_launches(b.on, 64, [&](int i) { attend(i), value(); });
       const double alone = time_launches(b.on, 64, attend);
       const double bytes = static_cast<double>(keys) * 1152;
-      fmt::print("  {:3} heads, {:6} keys: {:7.2f} us with combine, {:7.2f} without, {:6.0f} GB/s, floor {:.2f} us\n", heads,
-                 keys, both, alone, bytes / alone * 1e-3, bytes / bandwidth * 1e6);
+      fmt::print(
+          "  {:3} heads, {:6} keys: {:7.2f} us with combine, {:7.2f} without, {:6.0f} GB/s, floor {:.2f} "
+          "us\n",
+          heads, keys, both, alone, bytes / alone * 1e-3, bytes / bandwidth * 1e6);
     }
   }
 }
@@ -285,8 +300,10 @@ int main(int argc, char** argv) {
         bench_prompt("v2-lite");
       } else if (what == "gemv" || what == "attention") {
         Bench b;
-        if (what == "gemv") bench_gemv(b);
-        else bench_attention(b);
+        if (what == "gemv")
+          bench_gemv(b);
+        else
+          bench_attention(b);
       } else {
         bench_shape(what);
       }
