@@ -1,0 +1,95 @@
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "src/base/error.h"
+#include "src/engine/gpu_placement.h"
+#include "src/model/checkpoint.h"
+
+using namespace fathom;
+
+namespace {
+
+Config tiny(const std::string& name) { return read_config(FileSet::directory("tests/goldens/" + name)); }
+
+PlacementRequest room_for(std::int32_t capacity) {
+  PlacementRequest r;
+  r.capacity = capacity;
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("a matrix takes its padded rows and the scales of its own blocks on a GPU") {
+  Linear l;
+  l.rows = 3;
+  l.cols = 90;
+  l.format = formats::bf16;
+  CHECK(device_bytes(l) == 768);  // 3 rows of 192 bytes, rounded up to 256
+  l.format = formats::f16;        // widened to F32: 3 rows of 368 bytes
+  CHECK(device_bytes(l) == 1280);
+  l.format = formats::fp8_f32;
+  l.rows = 100;
+  l.cols = 130;
+  l.row0 = 100;  // rows 100 .. 199 of the whole lie in two scale blocks, as do 130 columns
+  CHECK(device_bytes(l) == 100 * 144 + 192 + 256);
+  CHECK(device_bytes(Linear{}) == 0);
+}
+
+TEST_CASE("the placement counts what a checkpoint of that shape holds, and the cache by position") {
+  for (const char* name : {"v3", "v3-e8m0", "v2-lite", "v2", "moonlight", "kimi"}) {
+    const Config c = tiny(name);
+    const Weights shaped = weights_of_shape(c, c.fp8);
+    const Checkpoint checkpoint = Checkpoint::open(FileSet::directory(std::string("tests/goldens/") + name));
+    const Weights bound = bind_weights(checkpoint, c);
+    CHECK(shaped.layers.size() == bound.layers.size());
+    CHECK(shaped.layers[0].q_proj.rows == bound.layers[0].q_proj.rows);
+    CHECK(shaped.layers.back().experts.experts.size() == bound.layers.back().experts.experts.size());
+    const Placement p = place(c, bound, room_for(1000));
+    CHECK(p.weights > static_cast<std::uint64_t>(bound.bytes_total));
+    CHECK(p.bytes_per_position == static_cast<std::uint64_t>(c.num_hidden_layers) *
+                                      static_cast<std::uint64_t>(device_row_values(c)) * 2);
+    CHECK(p.cache >= p.bytes_per_position * 1000);
+    CHECK(p.cache < p.bytes_per_position * 1000 + 256);
+    CHECK(p.total() == p.weights + p.cache + p.workspace);
+  }
+}
+
+TEST_CASE("a plan that does not fit is refused with needed, available and the largest context") {
+  const Config c = tiny("v3");
+  const Weights w = weights_of_shape(c, true);
+  const Placement p = place(c, w, room_for(1'000'000));
+  CHECK_NOTHROW(require_fit(p, p.total(), "a GPU"));
+  const std::uint64_t available = p.total() - p.cache / 2;
+  const std::int32_t fits = p.largest_capacity(available);
+  CHECK(fits > 400'000);
+  CHECK(place(c, w, room_for(fits)).total() <= available);
+  CHECK(place(c, w, room_for(fits + 1000)).total() > available);
+  try {
+    require_fit(p, available, "a GPU");
+    FAIL("accepted");
+  } catch (const Error& e) {
+    CHECK(e.code() == Exit::out_of_memory);
+    CHECK(std::string(e.what()).find("a GPU") == 0);
+    CHECK(e.remedy().find(fmt::format("--ctx {}", fits)) != std::string::npos);
+  }
+  try {
+    require_fit(p, 1000, "a GPU");
+    FAIL("accepted");
+  } catch (const Error& e) {
+    CHECK(e.remedy().find("--backend cpu") != std::string::npos);
+  }
+}
+
+TEST_CASE("splits of a row's keys follow from position and heads alone, and never exceed the room for them") {
+  for (int heads : {1, 4, 16, 17, 64, 128}) {
+    const int most = max_splits(heads);
+    CHECK(most >= 16);
+    CHECK(most <= kMaxSplits);
+    for (std::int32_t position : {0, 31, 32, 511, 4095, 4096, 32767, 131071, 1'000'000}) {
+      const int keys = keys_per_split(position, heads);
+      CHECK(keys % kKeyTile == 0);
+      CHECK(position / keys + 1 <= most);
+    }
+  }
+}
