@@ -198,6 +198,7 @@ struct LineEditor::Impl {
 
   bool fill();
   bool handle_signals();
+  void go_to_prompt();
   void suspend();
   wchar_t leave_line(Status why);
   int next(wchar_t* c);
@@ -242,6 +243,7 @@ bool LineEditor::Impl::handle_signals() {
     el_wset(el.get(), EL_REFRESH);
   }
   if (resized.exchange(false)) {
+    go_to_prompt();
     el_resize(el.get());
     el_wset(el.get(), EL_REFRESH);
   }
@@ -252,6 +254,22 @@ bool LineEditor::Impl::handle_signals() {
   if (meaning == Wake::nothing) return false;
   status = meaning == Wake::interrupt ? Status::interrupt : Status::leave;
   return true;
+}
+
+// Moves the cursor to where the prompt begins and clears from there. The terminal has just broken the lines anew for its
+// new width, as nearly all do, so the rows between are counted at that width.
+void LineEditor::Impl::go_to_prompt() {
+  winsize size{};
+  if (plain_terminal || ::ioctl(options.output, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return;
+  const LineInfoW* line = el_wline(el.get());
+  int row = 0, column = 0;
+  for (const wchar_t c : prompt + std::wstring(line->buffer, line->cursor)) {
+    const int width = c == L'\n' ? 0 : utf8proc_charwidth(static_cast<utf8proc_int32_t>(c));
+    if (c == L'\n' || column + width > size.ws_col) ++row, column = 0;
+    column += width;
+  }
+  if (column == size.ws_col) ++row;
+  write_all(options.output, row == 0 ? std::string("\r\x1b[J") : fmt::format("\r\x1b[{}A\x1b[J", row));
 }
 
 void LineEditor::Impl::suspend() {
