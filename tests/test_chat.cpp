@@ -271,6 +271,33 @@ TEST_CASE("chat: a conversation is continued, also after a crash in its last lin
   CHECK(load_session(t.session_file()).messages.size() == 4);
 }
 
+TEST_CASE("run: --session keeps a conversation, -c continues the newest, chat goes on with it") {
+  const std::string folder = test::scratch("run-session");
+  ::mkdir(folder.c_str(), 0700);
+  test::write_fake_checkpoint(folder + "/fake", false);
+  test::write_script(folder + "/script", {"answer"});
+  const auto run = [&](const std::string& arguments, int* code) {
+    const std::string out = test::capture(fmt::format("cd {0} && FATHOM_FAKE_SCRIPT=script XDG_STATE_HOME={0}/state {1} --as-fathom run -m fake {2} </dev/null 2>&1",
+                                                      folder, test::self_path(), arguments), code);
+    *code = WEXITSTATUS(*code);
+    return out;
+  };
+  int code = 0;
+  run("-c hi", &code);
+  CHECK(code == 3);
+  CHECK(run("--session talk.jsonl -s 'Be brief.' one", &code) == "answer\n");
+  CHECK(run("--session talk.jsonl two", &code) == "answer\n");
+  CHECK(run("--session talk.jsonl --raw three", &code).find("--raw") != std::string::npos);
+  CHECK(code == 2);
+  const SessionText s = load_session(folder + "/talk.jsonl");
+  REQUIRE(s.messages.size() == 5);
+  CHECK(s.messages[0].message.content == "Be brief.");
+  CHECK(s.messages[3].message.content == "two");
+  CHECK(run("--session talk.jsonl -s 'Be long.' three", &code) == "answer\n");
+  CHECK(load_session(folder + "/talk.jsonl").messages.size() == 7);
+  CHECK(load_session(folder + "/talk.jsonl").messages[0].message.content == "Be long.");
+}
+
 TEST_CASE("chat: nothing is kept with --no-history, everything is private otherwise") {
   {
     Talk t({.answers = {"x"}, .arguments = {"--no-history"}, .variables = {}, .state = {}, .thinks = false});

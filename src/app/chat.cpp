@@ -15,6 +15,7 @@
 #include "src/app/line_editor.h"
 #include "src/app/load.h"
 #include "src/app/progress.h"
+#include "src/app/run_session.h"
 #include "src/app/session.h"
 #include "src/app/session_cache.h"
 #include "src/app/signals.h"
@@ -44,7 +45,6 @@ class Chat {
   Exit loop();
   void greet();
   void open_session();
-  LatentKey latent_key() const;
   void restore_latents();
   void save_latents();
   void show_last_exchange();
@@ -78,6 +78,7 @@ class Chat {
 
   App& app_;
   std::string model_;  // as the user knows it
+  SessionHeader header_;
   const Engine& engine_;
   Forward& forward_;
   Timeline timeline_;
@@ -93,8 +94,6 @@ class Chat {
 };
 
 
-// Fewer tokens are read again sooner than a file is checked.
-constexpr std::size_t kLatentsWorthSaving = 64;
 constexpr std::string_view kInterrupted = "interrupted";
 
 // A file of the user's state; empty when nothing is to be kept.
@@ -152,6 +151,7 @@ bool forgivable(const Error& e) {
 Chat::Chat(App& app, const LoadedModel& model, Forward& forward)
     : app_(app),
       model_(model.name),
+      header_(session_header(model)),
       engine_(*model.engine),
       forward_(forward),
       timeline_(forward),
@@ -169,9 +169,7 @@ void Chat::say(std::string_view text) {
   out.raw("\n");
 }
 
-SessionHeader Chat::header() const {
-  return {model_, engine_.checkpoint().fingerprint(), describe(engine_.numerics())};
-}
+SessionHeader Chat::header() const { return header_; }
 
 std::string Chat::expand(const std::string& path) const {
   if (path.starts_with("~/") && app_.environment.home) return *app_.environment.home + path.substr(1);
@@ -206,16 +204,11 @@ void Chat::open_session() {
   if (messages_.size() > 1) show_last_exchange();
 }
 
-LatentKey Chat::latent_key() const {
-  return {engine_.checkpoint().fingerprint(), describe(engine_.numerics()), std::string(engine_.backend()),
-          forward_.position_bytes()};
-}
-
 // The rows of an earlier run spare reading the conversation again. Without them it only takes longer.
 void Chat::restore_latents() {
   if (forward_.position_bytes() == 0) return;
   std::string why;
-  const auto saved = read_latents(latent_path(session_->path()), latent_key(), &why);
+  const auto saved = read_latents(latent_path(session_->path()), latent_key(engine_, forward_), &why);
   if (!why.empty()) terminal_.detail(fmt::format("the saved latent cache is not used: {}", why));
   if (saved && timeline_.restore(saved->ids, saved->rows))
     terminal_.detail(fmt::format("{} tokens from the saved latent cache", saved->ids.size()));
@@ -224,7 +217,7 @@ void Chat::restore_latents() {
 void Chat::save_latents() {
   if (!session_ || timeline_.ids().size() < kLatentsWorthSaving || forward_.position_bytes() == 0) return;
   try {
-    write_latents(latent_path(session_->path()), latent_key(), timeline_.ids(), timeline_.save());
+    write_latents(latent_path(session_->path()), latent_key(engine_, forward_), timeline_.ids(), timeline_.save());
   } catch (const std::exception& e) {
     terminal_.detail(fmt::format("the latent cache is not saved: {}", e.what()));
   }

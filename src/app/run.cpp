@@ -6,6 +6,7 @@
 #include "src/app/input.h"
 #include "src/app/load.h"
 #include "src/app/record.h"
+#include "src/app/run_session.h"
 #include "src/app/signals.h"
 #include "src/engine/prompt.h"
 
@@ -130,15 +131,17 @@ Exit exit_of(const GenerationResult& r, const Options& options) {
 Exit run_command(App& app) {
   const Options& o = app.options;
   if (o.timeout_ms) signals::set_time_limit(*o.timeout_ms);
-  const Input input = read_run_input(o, app.terminal);
+  Input input = read_run_input(o, app.terminal);
   const std::unique_ptr<Output> output = make_output(o, app.terminal);
   const LoadedModel model = load_model(app, input.kind != Input::Kind::ids);
   const Engine& engine = *model.engine;
+  RunSession session(app, model, input);
   const GenerationRequest request = make_request(engine, o, input);
 
   const std::unique_ptr<Forward> forward = forward_of(app, engine);
   forward->stop_requested = signals::stop_requested;
   Timeline timeline(*forward);
+  session.restore(timeline, engine, *forward);
   RunRecord record{.model = model.name,
                    .id = new_run_id(),
                    .created = unix_time(),
@@ -165,6 +168,7 @@ Exit run_command(App& app) {
   const TextModel text{engine.tokenizer(), engine.stop_ids(), engine.valid_ids()};
   const GenerationResult result = generate(timeline, text, request, events);
   view->finish(result);
+  session.keep(result, timeline, engine, *forward);
   const bool cut = result.finish_reason == FinishReason::interrupted || result.finish_reason == FinishReason::timeout;
   if (!cut) {
     output->commit();

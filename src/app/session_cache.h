@@ -27,6 +27,8 @@ struct LatentRows {
   std::vector<std::byte> rows;    // ids.size() * row_bytes, in the layout of Forward::export_rows
 };
 
+// Fewer tokens are read again sooner than a file is checked.
+inline constexpr std::size_t kLatentsWorthSaving = 64;
 inline constexpr std::uint64_t kMaxLatentBytes = std::uint64_t{4} << 30;
 
 // The file for a session: "talk.jsonl" -> "talk.latents".
