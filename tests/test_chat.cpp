@@ -60,7 +60,10 @@ struct Talk {
   }
 
   // Waits for the prompt.
-  void ready() { REQUIRE_MESSAGE(pty.expect("> ", 10s), test::plain(pty.transcript())); }
+  void ready() {
+    REQUIRE_MESSAGE(pty.expect("\x1b[?2004h", 10s), test::plain(pty.transcript()));
+    REQUIRE_MESSAGE(pty.expect("> ", 10s), test::plain(pty.transcript()));
+  }
   // Types a line and returns what a person then sees, up to the next prompt.
   std::string say(std::string_view line) {
     const std::size_t from = pty.transcript().size();
@@ -339,6 +342,20 @@ TEST_CASE("chat: thinking is dim, summed up in one line, and kept apart in the r
   const SessionText s = load_session(t.session_file());
   CHECK(s.messages.at(1).message.reasoning_content == "Let me see.");
   CHECK(s.messages.at(1).message.content == "Forty-two.");
+}
+
+TEST_CASE("chat: what is typed ahead, while the model loads or answers, is read as it was typed") {
+  Talk t({.answers = {"First.", "Second."}, .arguments = {}, .variables = {{"FATHOM_FAKE_DELAY_US", "20000"}}, .state = {}, .thinks = false});
+  ::usleep(30'000);
+  t.pty.send("one\rtwo\r");
+  REQUIRE(t.pty.expect("First."));
+  REQUIRE(t.pty.expect("Second."));
+  t.pty.settle();
+  CHECK(t.leave() == 0);
+  const SessionText s = load_session(t.session_file());
+  REQUIRE(s.messages.size() == 4);
+  CHECK(s.messages[0].message.content == "one");
+  CHECK(s.messages[2].message.content == "two");
 }
 
 TEST_CASE("chat: past three quarters of the context the prompt says so") {

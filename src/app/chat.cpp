@@ -38,7 +38,7 @@ struct TurnStats {
 
 class Chat {
  public:
-  Chat(App& app, const LoadedModel& model, Forward& forward);
+  Chat(App& app, const LoadedModel& model, Forward& forward, QuietKeys& keys);
   Exit run();
 
  private:
@@ -81,6 +81,7 @@ class Chat {
   SessionHeader header_;
   const Engine& engine_;
   Forward& forward_;
+  QuietKeys& keys_;
   Timeline timeline_;
   Terminal& terminal_;
   Options settings_;  // as /set and /think have changed them
@@ -148,12 +149,13 @@ bool forgivable(const Error& e) {
   }
 }
 
-Chat::Chat(App& app, const LoadedModel& model, Forward& forward)
+Chat::Chat(App& app, const LoadedModel& model, Forward& forward, QuietKeys& keys)
     : app_(app),
       model_(model.name),
       header_(session_header(model)),
       engine_(*model.engine),
       forward_(forward),
+      keys_(keys),
       timeline_(forward),
       terminal_(app.terminal),
       settings_(app.options),
@@ -340,7 +342,6 @@ std::optional<Exit> Chat::answer() {
   events.poll = []() -> std::optional<FinishReason> {
     return signals::stop_requested() ? std::optional(FinishReason::interrupted) : std::nullopt;
   };
-  const QuietKeys quiet(STDIN_FILENO);
   signals::set_mode(signals::Mode::stop);
   const TextModel model{engine_.tokenizer(), engine_.stop_ids(), engine_.valid_ids()};
   GenerationResult result;
@@ -505,7 +506,10 @@ std::optional<std::string> Chat::edit() {
   const Environment& e = app_.environment;
   const std::string editor = e.visual ? *e.visual : e.editor ? *e.editor : "vi";
   const ScratchFile file(e.tmpdir, "");
-  if (!run_editor(editor, file.path())) {
+  keys_.pause();
+  const bool edited = run_editor(editor, file.path());
+  keys_.resume();
+  if (!edited) {
     terminal_.warning(fmt::format("the editor {:?} failed; nothing was sent", editor));
     return std::nullopt;
   }
@@ -640,10 +644,11 @@ Exit chat_command(App& app) {
     throw Error(Exit::usage, "chat needs a terminal as standard output", "to write an answer to a file: fathom run \"...\" > FILE");
   signals::set_restore(restore_terminal);
   sigbus::on_exit(restore_terminal);
+  QuietKeys keys(STDIN_FILENO);
   const LoadedModel model = load_model(app);
   const std::unique_ptr<Forward> forward = forward_of(app, *model.engine);
   forward->stop_requested = signals::stop_requested;
-  return Chat(app, model, *forward).run();
+  return Chat(app, model, *forward, keys).run();
 }
 
 }  // namespace fathom

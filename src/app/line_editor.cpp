@@ -43,6 +43,10 @@ void remember(int terminal) {
   if (::tcgetattr(terminal, &found.modes) == 0) found.terminal.store(terminal);
 }
 
+// The modes between lines while a QuietKeys is alive.
+std::atomic<bool> quiet{false};
+termios quiet_modes{};
+
 // Window size and job control arrive as flags and a byte in a pipe, as all signals do.
 std::atomic<bool> resized{false}, continued{false}, suspend_asked{false};
 int job_pipe[2] = {-1, -1};
@@ -290,7 +294,9 @@ void LineEditor::Impl::begin() {
 
 void LineEditor::Impl::end() {
   el_wset(el.get(), EL_PREP_TERM, 0);
-  restore_terminal();
+  if (!quiet.load()) return restore_terminal();
+  if (found.paste.exchange(false)) write_all(options.output, kPasteOff);
+  ::tcsetattr(options.input, TCSADRAIN, &quiet_modes);
 }
 
 // One character for libedit. A line that is to be left ends like one that was typed, so that the cursor moves below it.
@@ -517,7 +523,11 @@ LineEditor::LineEditor(fathom::History& history, LineEditorOptions options)
 
 LineEditor::~LineEditor() {
   impl_->el.reset();
-  restore_terminal();
+  // libedit has put its own idea of the first modes there.
+  if (quiet.load())
+    ::tcsetattr(impl_->options.input, TCSADRAIN, &quiet_modes);
+  else
+    restore_terminal();
 }
 
 LineEditor::Result LineEditor::read(std::string_view prompt, std::string_view initial) {
@@ -551,13 +561,16 @@ LineEditor::Result LineEditor::read(std::string_view prompt, std::string_view in
 
 struct QuietKeys::State {
   int terminal;
-  struct sigaction before {};
+  struct sigaction before_stop {}, before_continue {};
 };
 
 namespace {
 
-// What on_stop() puts back after a pause.
-termios quiet_modes{};
+void on_continue(int) {
+  const int e = errno;
+  if (quiet.load()) ::tcsetattr(found.terminal.load(), TCSADRAIN, &quiet_modes);
+  errno = e;
+}
 
 // Ctrl-Z during an answer: the shell gets the terminal as it was, and we take it again when we go on.
 void on_stop(int) {
@@ -573,30 +586,46 @@ void on_stop(int) {
   ::pthread_sigmask(SIG_UNBLOCK, &stop, &before);  // stops here
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   ::sigaction(SIGTSTP, &ours, nullptr);
-  ::tcsetattr(found.terminal.load(), TCSADRAIN, &quiet_modes);
+  on_continue(0);
   errno = e;
 }
 
 }  // namespace
 
-QuietKeys::QuietKeys(int terminal) : state_(std::make_unique<State>(State{terminal, {}})) {
+QuietKeys::QuietKeys(int terminal) : state_(std::make_unique<State>(State{terminal, {}, {}})) {
   remember(terminal);
   quiet_modes = found.modes;
   quiet_modes.c_lflag &= ~static_cast<tcflag_t>(ECHO | ICANON);
   quiet_modes.c_lflag |= ISIG;
+  // Enter typed ahead stays Enter for the line that is read next.
+  quiet_modes.c_iflag &= ~static_cast<tcflag_t>(ICRNL | INLCR);
   quiet_modes.c_cc[VMIN] = 1;
   quiet_modes.c_cc[VTIME] = 0;
-  if (found.terminal.load() >= 0) ::tcsetattr(terminal, TCSADRAIN, &quiet_modes);
+  resume();
   struct sigaction a {};
-  a.sa_handler = on_stop;
   a.sa_flags = SA_RESTART;
   ::sigemptyset(&a.sa_mask);
-  ::sigaction(SIGTSTP, &a, &state_->before);
+  a.sa_handler = on_stop;
+  ::sigaction(SIGTSTP, &a, &state_->before_stop);
+  a.sa_handler = on_continue;
+  ::sigaction(SIGCONT, &a, &state_->before_continue);
+}
+
+void QuietKeys::pause() {
+  quiet.store(false);
+  restore_terminal();
+}
+
+void QuietKeys::resume() {
+  if (found.terminal.load() < 0) return;
+  quiet.store(true);
+  ::tcsetattr(state_->terminal, TCSADRAIN, &quiet_modes);
 }
 
 QuietKeys::~QuietKeys() {
-  ::sigaction(SIGTSTP, &state_->before, nullptr);
-  restore_terminal();
+  pause();
+  ::sigaction(SIGTSTP, &state_->before_stop, nullptr);
+  ::sigaction(SIGCONT, &state_->before_continue, nullptr);
 }
 
 }  // namespace fathom

@@ -64,13 +64,17 @@ class LineEditor {
   std::unique_ptr<Impl> impl_;
 };
 
-// While alive: keys are not echoed and come without waiting for Enter, Ctrl-C still signals. For the time of an answer.
+// While alive: between lines keys are not echoed and wait unchanged for the next line; Ctrl-C still signals. For the
+// whole of a chat, so that what is typed ahead, while a model loads or answers, arrives as it was typed.
 class QuietKeys {
  public:
   explicit QuietKeys(int terminal);
   QuietKeys(const QuietKeys&) = delete;
   QuietKeys& operator=(const QuietKeys&) = delete;
   ~QuietKeys();
+  // The terminal as it was found, for another program; and back.
+  void pause();
+  void resume();
 
  private:
   struct State;
