@@ -7,7 +7,8 @@
 //
 // V provides: F (a vector of kLanes floats), zero, set1, load, store, fma(a, b, c) = a b + c in one rounding,
 // add, mul, max, sum4 (the four sums over lanes, by one fixed tree), max_of, exp, div, decode<D>(codes,
-// F[kPiece / kLanes]), kTileX (rows of x per tile) and kHeads (heads per tile).
+// F[kPiece / kLanes]), kTileX (rows of x per tile), kHeads (heads per tile) and keep(F&): the value stays in
+// a register (GCC otherwise loads it again for each use, and loads are what these loops run out of).
 #pragma once
 
 #include "src/cpu/kernels.h"
@@ -99,7 +100,7 @@ void decode(Decode d, const std::byte* codes, std::int64_t count, float* out) {
 }
 
 // Four panel rows times X rows of x: 4 X partial sums and 4 X sums live in registers.
-template <class V, int X>
+template <class V, int X, bool kScaledX>
 FATHOM_INLINE void tile_of(const TileArgs& a, int row, std::int64_t t) {
   using F = typename V::F;
   const float* w = a.panel + row * kChunk;
@@ -120,7 +121,7 @@ FATHOM_INLINE void tile_of(const TileArgs& a, int row, std::int64_t t) {
     for (std::int64_t k = b * kBlock; k < (b + 1) * kBlock; k += V::kLanes) {
       F wv[4];
 #pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) wv[r] = V::load(w + r * kChunk + k);
+      for (int r = 0; r < 4; ++r) V::keep(wv[r] = V::load(w + r * kChunk + k));
 #pragma GCC unroll 8
       for (int c = 0; c < X; ++c) {
         const F xv = V::load(x[c] + k);
@@ -132,9 +133,8 @@ FATHOM_INLINE void tile_of(const TileArgs& a, int row, std::int64_t t) {
     for (int c = 0; c < X; ++c)
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        const float scale = a.x_scale != nullptr
-                                ? a.scale[row + r][b] * (a.x_scale[t + c] + a.x_scale_offset)[b]
-                                : a.scale[row + r][b];
+        float scale = a.scale[row + r][b];
+        if constexpr (kScaledX) scale *= (a.x_scale[t + c] + a.x_scale_offset)[b];
         sum[r][c] = V::fma(partial[r][c], V::set1(scale), sum[r][c]);
       }
   }
@@ -150,7 +150,11 @@ FATHOM_INLINE void tile_of(const TileArgs& a, int row, std::int64_t t) {
 
 template <class V, int X>
 FATHOM_INLINE void tile_rows(const TileArgs& a, std::int64_t t) {
-  for (int row = 0; row < a.rows; row += 4) tile_of<V, X>(a, row, t);
+  for (int row = 0; row < a.rows; row += 4)
+    if (a.x_scale != nullptr)
+      tile_of<V, X, true>(a, row, t);
+    else
+      tile_of<V, X, false>(a, row, t);
 }
 
 template <class V>
@@ -179,7 +183,7 @@ FATHOM_INLINE void absorb_of(const AbsorbArgs& a, std::int64_t t) {
       const float* w = a.panel + r * a.columns + column;
       F wv[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) wv[v] = V::load(w + v * V::kLanes);
+      for (int v = 0; v < kVectors; ++v) V::keep(wv[v] = V::load(w + v * V::kLanes));
 #pragma GCC unroll 8
       for (int c = 0; c < X; ++c) {
         const F xv = V::set1((a.x[t + c] + a.x_offset)[r]);
@@ -214,7 +218,7 @@ FATHOM_INLINE void scores_of(const AttendTileArgs& a, int head, int key, float* 
   for (std::int64_t d = 0; d < a.dims; d += V::kLanes) {
     F kv[4];
 #pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) kv[r] = V::load(a.keys + (key + r) * a.dims + d);
+    for (int r = 0; r < 4; ++r) V::keep(kv[r] = V::load(a.keys + (key + r) * a.dims + d));
 #pragma GCC unroll 8
     for (int h = 0; h < H; ++h) {
       const F qv = V::load(a.q + (head + h) * a.dims + d);
@@ -274,7 +278,7 @@ FATHOM_INLINE void weighted_of(const AttendTileArgs& a, int head, const float* p
     for (int k = 0; k < a.n; ++k) {
       F kv[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) kv[v] = V::load(a.keys + k * a.dims + c + v * V::kLanes);
+      for (int v = 0; v < kVectors; ++v) V::keep(kv[v] = V::load(a.keys + k * a.dims + c + v * V::kLanes));
 #pragma GCC unroll 8
       for (int h = 0; h < H; ++h) {
         const F pv = V::set1(p[(head + h) * kKeyTile + k]);

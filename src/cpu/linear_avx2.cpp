@@ -15,6 +15,7 @@ struct Avx2 {
   static FATHOM_INLINE F set1(float v) { return _mm256_set1_ps(v); }
   static FATHOM_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
   static FATHOM_INLINE void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  static FATHOM_INLINE void keep(F& v) { asm("" : "+x"(v)); }
   static FATHOM_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static FATHOM_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
   static FATHOM_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }

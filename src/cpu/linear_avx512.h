@@ -18,6 +18,7 @@ struct Lanes16 {
   static FATHOM_INLINE F set1(float v) { return _mm512_set1_ps(v); }
   static FATHOM_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
   static FATHOM_INLINE void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  static FATHOM_INLINE void keep(F& v) { asm("" : "+v"(v)); }
   static FATHOM_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static FATHOM_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
   static FATHOM_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }

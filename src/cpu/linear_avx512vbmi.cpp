@@ -8,8 +8,8 @@ namespace {
 struct Tables {
   alignas(64) unsigned char high[128];
   alignas(64) unsigned char low[128];
-  // Byte of the pair (low, high) that lands in each byte of float lane i of vector v: bytes 2 and 3.
-  alignas(64) unsigned char spread[4][64];
+  // Which code each byte takes, so that interleaving and splitting leave the floats in order.
+  alignas(64) unsigned char order[64];
 };
 
 // e4m3 magnitude as the bits of a bfloat16.
@@ -29,11 +29,11 @@ constexpr Tables make_tables() {
     t.high[c] = static_cast<unsigned char>(bf16_of(c) >> 8);
     t.low[c] = static_cast<unsigned char>(bf16_of(c));
   }
-  for (unsigned v = 0; v < 4; ++v)
-    for (unsigned i = 0; i < 16; ++i) {
-      t.spread[v][4 * i + 2] = static_cast<unsigned char>(16 * v + i);
-      t.spread[v][4 * i + 3] = static_cast<unsigned char>(64 + 16 * v + i);
-    }
+  // Byte 2 d (+ 8, + 1) of a 16-byte quarter q becomes float 4 q + d of vector 0 (2, 1).
+  for (unsigned q = 0; q < 4; ++q)
+    for (unsigned d = 0; d < 4; ++d)
+      for (unsigned v = 0; v < 4; ++v)
+        t.order[16 * q + 2 * d + v % 2 + v / 2 * 8] = static_cast<unsigned char>(16 * v + 4 * q + d);
   return t;
 }
 
@@ -51,7 +51,7 @@ struct Avx512Vbmi : Lanes16 {
   }
 
   static FATHOM_INLINE void decode_e4m3(const std::byte* codes, F* w) {
-    const __m512i c = _mm512_loadu_si512(codes);
+    const __m512i c = _mm512_permutexvar_epi8(_mm512_load_si512(kTables.order), _mm512_loadu_si512(codes));
     const __m512i magnitude =
         _mm512_permutex2var_epi8(_mm512_load_si512(kTables.high), c, _mm512_load_si512(kTables.high + 64));
     // magnitude | (code & 0x80)
@@ -59,10 +59,13 @@ struct Avx512Vbmi : Lanes16 {
         _mm512_ternarylogic_epi32(magnitude, c, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);
     const __m512i low =
         _mm512_permutex2var_epi8(_mm512_load_si512(kTables.low), c, _mm512_load_si512(kTables.low + 64));
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v)
-      w[v] = _mm512_castsi512_ps(_mm512_maskz_permutex2var_epi8(0xccccccccccccccccull, low,
-                                                                _mm512_load_si512(kTables.spread[v]), high));
+    // Pairs of bfloat16: the lower one moves up, the upper one stands where a float has it.
+    const __m512i first = _mm512_unpacklo_epi8(low, high), second = _mm512_unpackhi_epi8(low, high);
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    w[0] = _mm512_castsi512_ps(_mm512_slli_epi32(first, 16));
+    w[1] = _mm512_castsi512_ps(_mm512_and_si512(first, upper));
+    w[2] = _mm512_castsi512_ps(_mm512_slli_epi32(second, 16));
+    w[3] = _mm512_castsi512_ps(_mm512_and_si512(second, upper));
   }
 };
 

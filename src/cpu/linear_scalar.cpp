@@ -18,6 +18,7 @@ struct Scalar {
   // Without an FMA instruction std::fma is a slow library call, and any order of rounding is within the
   // contract.
   static F fma(F a, F b, F c) { return a * b + c; }
+  static void keep(F&) {}
   static F add(F a, F b) { return a + b; }
   static F mul(F a, F b) { return a * b; }
   static F div(F a, F b) { return a / b; }
