@@ -109,6 +109,7 @@ $(BUILD)/tests/%.o: CXXFLAGS += -O1 -g0 -DDOCTEST_CONFIG_SUPER_FAST_ASSERTS
 endif
 
 # The commit is known to one file only, so that a commit does not rebuild the rest.
+$(BUILD)/src/app/version.o: $(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
 $(BUILD)/src/app/version.o: CXXFLAGS += -DFATHOM_COMMIT='"$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"'
 
 $(BUILD)/%.o: %.cpp | $(BUILD)/.deps
