@@ -180,7 +180,7 @@ std::string Chat::expand(const std::string& path) const {
 
 void Chat::greet() {
   if (terminal_.quiet()) return;
-  say(fmt::format("{} on {}, context {}. /help lists the commands, Ctrl-D leaves.", model_,
+  say(fmt::format("{} on {}, context {}\n/help lists the commands, Ctrl-D leaves", model_,
                   forward_.describe(), grouped(static_cast<std::uint64_t>(timeline_.capacity()))));
 }
 
