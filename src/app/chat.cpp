@@ -56,6 +56,7 @@ class Chat {
   std::optional<Exit> answer();
   void keep(SessionMessage message);
   void rewrite();
+  void stop_saving(const Error& e);
   void say(std::string_view text);
 
   GenerationRequest request() const;
@@ -239,19 +240,23 @@ void Chat::show_last_exchange() {
 
 // A conversation is saved from its first exchange on; a disk that fails costs the saving, not the talk.
 void Chat::keep(SessionMessage message) {
+  messages_.push_back(message);
   try {
-    if (!session_ && !sessions_folder_.empty()) {
+    if (session_) {
+      session_->append(std::move(message));
+    } else if (!sessions_folder_.empty()) {
       session_.emplace(Session::open(new_session_path(sessions_folder_, std::time(nullptr)), header()));
-      if (!messages_.empty()) session_->replace(messages_, header());
+      session_->replace(messages_, header());
     }
-    messages_.push_back(message);
-    if (session_) session_->append(std::move(message));
   } catch (const Error& e) {
-    if (messages_.empty() || messages_.back().message.content != message.message.content) messages_.push_back(std::move(message));
-    terminal_.warning(fmt::format("the conversation is no longer saved: {}", e.what()));
-    session_.reset();
-    sessions_folder_.clear();
+    stop_saving(e);
   }
+}
+
+void Chat::stop_saving(const Error& e) {
+  terminal_.warning(fmt::format("the conversation is no longer saved: {}", e.what()));
+  session_.reset();
+  sessions_folder_.clear();
 }
 
 // After a change of what was said before.
@@ -260,9 +265,7 @@ void Chat::rewrite() {
   try {
     session_->replace(messages_, header());
   } catch (const Error& e) {
-    terminal_.warning(fmt::format("the conversation is no longer saved: {}", e.what()));
-    session_.reset();
-    sessions_folder_.clear();
+    stop_saving(e);
   }
 }
 
