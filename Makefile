@@ -121,7 +121,7 @@ $(BUILD)/embed.S: scripts/embed.sh $(wildcard models/minnow/*)
 	@mkdir -p $(@D)
 	@scripts/embed.sh models/minnow > $@
 
-$(BUILD)/embed.o: $(BUILD)/embed.S
+$(BUILD)/embed.o: $(BUILD)/embed.S | $(BUILD)/.deps
 	@echo "  AS   $<"
 	@$(CXX) -c -o $@ $<
 
