@@ -345,13 +345,12 @@ std::vector<std::string> FileSet::list() const {
   std::vector<std::string> names;
   for (const MemoryFile& f : files_) names.push_back(f.name);
   if (!on_disk()) return names;
-  DIR* dir = ::opendir(label_.c_str());
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(label_.c_str()), &::closedir);
   if (dir == nullptr) fail(Exit::not_found, "{}: cannot list: {}", label_, errno_text(errno));
-  while (const dirent* entry = ::readdir(dir)) {
+  while (const dirent* entry = ::readdir(dir.get())) {
     const std::string_view name = entry->d_name;
     if (name != "." && name != "..") names.emplace_back(name);
   }
-  ::closedir(dir);
   std::sort(names.begin(), names.end());
   return names;
 }
