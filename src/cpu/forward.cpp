@@ -1,8 +1,10 @@
 #include "src/cpu/forward.h"
 
-#include <cstring>
 #include <algorithm>
 #include <cassert>
+#include <cmath>
+#include <cstring>
+#include <utility>
 
 #include "src/base/error.h"
 #include "src/cpu/attention.h"
@@ -253,6 +255,67 @@ CpuForward::CpuForward(const Config& config, const Weights& weights, const CpuFo
 std::string CpuForward::describe() const {
   return fmt::format("cpu {}, {} thread{}", cpu::name(machine_.kernels.isa), machine_.threads.count(),
                      machine_.threads.count() == 1 ? "" : "s");
+}
+
+namespace {
+
+bool finite(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+}
+
+// Whether what a step has just written is all finite.
+bool wrote_finite(Step step, const Activations& a) {
+  switch (step.stage) {
+    case Stage::Embed:
+    case Stage::MtpInput:
+    case Stage::AttnReduce:
+    case Stage::FfnReduce:
+      return finite(a.x);
+    case Stage::AttnNorm:
+    case Stage::FfnNorm:
+    case Stage::FinalNorm:
+      return finite(a.normed);
+    case Stage::Latents:
+      return finite(a.q_latent) && finite(a.kv_row);
+    case Stage::Query:
+      return finite(a.q);
+    case Stage::Attend:
+      return finite(a.attn);
+    case Stage::AttnOut:
+    case Stage::Dense:
+    case Stage::Combine:
+      return finite(a.delta);
+    case Stage::Route:
+      return finite(a.expert_weights);
+    case Stage::Shared:
+      return finite(a.shared);
+    case Stage::Routed:
+      return finite(a.expert_out);
+    case Stage::Logits:
+      return finite(a.logits);
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string CpuForward::first_bad_stage(const Row& row) {
+  std::string found;
+  const int wanted[] = {0};
+  const auto before = std::exchange(observer, [&](Step step, const Activations& a) {
+    if (!found.empty() || wrote_finite(step, a)) return;
+    const std::string_view name = row_of(step.stage).name;
+    found = step.layer < 0 ? std::string(name) : fmt::format("layer {}, {}", step.layer, name);
+  });
+  try {
+    ForwardCall call;
+    call.rows = std::span(&row, 1);
+    call.logit_rows = wanted;
+    forward(call);
+  } catch (const Error&) {  // stopped, or worse: what was seen until then is all there is
+  }
+  observer = before;
+  return found;
 }
 
 ForwardResult CpuForward::forward(const ForwardCall& call) {

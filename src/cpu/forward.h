@@ -74,6 +74,8 @@ class CpuForward : public Forward {
   void export_rows(std::uint32_t timeline, std::int32_t count, std::span<std::byte> out) const override;
   void import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) override;
 
+  std::string first_bad_stage(const Row& row) override;
+
   // One step of the stage list on the values in `a`, all rows of one role. Sizes what it writes.
   void run(Step step, Activations& a);
   KvCache& cache() { return cache_; }

@@ -62,6 +62,12 @@ class Forward {
   virtual void import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) {
     (void)timeline, (void)count, (void)rows;
   }
+  // Runs a row that has just run once more, to name the first stage that writes a NaN or an infinity: "layer 3, Attend".
+  // Empty when there is none, or where the stages cannot be looked at.
+  virtual std::string first_bad_stage(const Row& row) {
+    (void)row;
+    return {};
+  }
   // Set between calls: a long prompt asks it about every 100 ms and stops with Error(interrupted) when it says true.
   std::function<bool()> stop_requested;
 };

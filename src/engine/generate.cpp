@@ -31,6 +31,20 @@ TokenRecord record(std::span<const float> logits, const TextModel& model, std::i
   return {id, log_probability(logits, model.valid_ids, id), top_logprobs(logits, model.valid_ids, alternatives)};
 }
 
+// Samples one id; an error over NaN names the stage that it came from.
+std::int32_t draw(Timeline& timeline, const TextModel& model, const GenerationRequest& request,
+                  std::span<const float> logits, std::span<const std::int32_t> history) {
+  const auto position = static_cast<std::int64_t>(history.size()) - 1;
+  try {
+    return sample(logits, model.valid_ids, history, request.sampling, position);
+  } catch (const Error& e) {
+    if (e.code() != Exit::compute) throw;
+    const std::string stage = timeline.first_bad_stage();
+    if (stage.empty()) throw;
+    throw Error(e.code(), fmt::format("{}; the first bad value is written by {}", e.what(), stage), e.remedy());
+  }
+}
+
 }  // namespace
 
 std::string_view name(FinishReason reason) {
@@ -115,10 +129,8 @@ GenerationResult generate(Timeline& timeline, const TextModel& model, const Gene
   std::vector<std::int32_t> history = request.prompt;
   for (;;) {
     if (const auto reason = poll()) return finish(*reason);
-    const auto position = static_cast<std::int64_t>(history.size()) - 1;
     const auto forced = channels.forced_id();
-    const std::int32_t id =
-        forced ? *forced : sample(logits, model.valid_ids, history, request.sampling, position);
+    const std::int32_t id = forced ? *forced : draw(timeline, model, request, logits, history);
     if (request.logprobs) result.logprobs.push_back(record(logits, model, id, *request.logprobs));
     result.ids.push_back(id);
     history.push_back(id);

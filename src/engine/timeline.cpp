@@ -29,7 +29,13 @@ std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role
   call.logit_rows = wanted;
   ForwardResult result = forward_->forward(call);
   ids_.insert(ids_.end(), ids.begin(), ids.end());
+  last_role_ = role;
   return std::move(result.logits);
+}
+
+std::string Timeline::first_bad_stage() {
+  if (ids_.empty()) return {};
+  return forward_->first_bad_stage({ids_.back(), static_cast<std::int32_t>(ids_.size()) - 1, index_, last_role_});
 }
 
 std::size_t Timeline::common_prefix(std::span<const std::int32_t> ids) const {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "src/engine/forward.h"
@@ -31,6 +32,9 @@ class Timeline {
   // One sampled token more. Returns the logits after it. Errors: context when full.
   std::vector<float> append(std::int32_t id);
 
+  // After logits that hold a NaN: the first stage of the last row that wrote one; empty if it cannot be told.
+  std::string first_bad_stage();
+
   // The cached rows of ids() as bytes, to be given to restore() later; empty where the forward pass cannot.
   std::vector<std::byte> save() const;
   // Takes `ids` as the sequence and `rows` as its cache, in place of running the model. False, and nothing changed,
@@ -46,6 +50,7 @@ class Timeline {
   Forward* forward_;
   std::uint32_t index_;
   std::vector<std::int32_t> ids_;
+  Role last_role_ = Role::prompt;
 };
 
 }  // namespace fathom
