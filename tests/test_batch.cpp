@@ -189,3 +189,24 @@ TEST_CASE("batch: a line over the limit is an error, the next one is answered") 
   CHECK(records[0].find("error") != nullptr);
   CHECK(id_of(records[1]) == "b");
 }
+
+TEST_CASE("batch: the system prompt of a file is the one that --system gives; reused rows are not counted as read") {
+  const Folder f;
+  f.put("in", "{\"prompt\":\"x\"}\n{\"prompt\":\"x\"}\n");
+  f.put("system", "Be terse.\n");
+  const auto usage = [](const json::Value& record) {
+    const json::Value* u = record.find("usage");
+    return std::pair(u->find("prompt_tokens")->integer_in(0, 1000).value(),
+                     u->find("prompt_tokens_details")->find("cached_tokens")->integer_in(0, 1000).value());
+  };
+  std::string as_text, as_file;
+  REQUIRE(f.run("in --system 'Be terse.' 2>/dev/null", &as_text) == 0);
+  REQUIRE(f.run("in --system-file system 2>/dev/null", &as_file) == 0);
+  const auto text = lines_of(as_text), file = lines_of(as_file);
+  REQUIRE(text.size() == 2);
+  REQUIRE(file.size() == 2);
+  CHECK(usage(file[0]).first == usage(text[0]).first);
+  CHECK(usage(text[0]).second == 0);
+  // All of the prompt but its last token, which always runs again.
+  CHECK(usage(text[1]).second == usage(text[1]).first - 1);
+}

@@ -169,3 +169,19 @@ TEST_CASE("options: the configuration file speaks where the command line is sile
   CHECK(merged({"tokenize", "x"}).threads == 3);
   CHECK_FALSE(merged({"tokenize", "x"}).temp);
 }
+
+TEST_CASE("options: a default gives way to any flag of the command line that excludes it") {
+  const ConfigFile file = parse_config_text("system = \"Be terse.\"\ncolor = \"always\"\n", "config.toml");
+  const auto merged = [&](std::vector<std::string> args) {
+    ParsedArgs parsed = parse_args(args);
+    merge_defaults(parsed, file);
+    return make_options(parsed);
+  };
+  CHECK(merged({"run", "x"}).system == "Be terse.");
+  CHECK_FALSE(merged({"run", "x", "--raw"}).system);
+  CHECK_FALSE(merged({"run", "--ids", "1,2"}).system);
+  CHECK_FALSE(merged({"run", "x", "--system-file", "f"}).system);
+  CHECK(merged({"run", "x", "--no-color"}).color == "never");
+  CHECK(contains(refusal({"run", "x", "--raw", "--system", "s"}), "--raw and --system exclude each other"));
+  CHECK(contains(refusal({"run", "--batch", "f", "--raw"}), "--batch and --raw exclude each other"));
+}

@@ -210,9 +210,7 @@ class Batch {
         forward_(forward_of(app, *model_.engine)),
         timeline_(*forward_),
         defaults_(sampling_of(app.options, model_.engine->generation_config())) {
-    if (app.options.system) system_ = *app.options.system;
-    if (app.options.system_file) system_ = read_prompt_file(*app.options.system_file, app.options.max_input, app.terminal);
-    if (app.options.timeout_ms) signals::set_time_limit(*app.options.timeout_ms);
+    system_ = system_text(app.options, app.terminal).value_or("");
     forward_->stop_requested = signals::stop_requested;
     signals::set_mode(signals::Mode::stop);
   }
@@ -371,6 +369,9 @@ BatchDone parse_batch_output(std::string_view text) {
   return out;
 }
 
-Exit batch_command(App& app) { return Batch(app).run(); }
+Exit batch_command(App& app) {
+  if (app.options.timeout_ms) signals::set_time_limit(*app.options.timeout_ms);  // loading counts too
+  return Batch(app).run();
+}
 
 }  // namespace fathom

@@ -193,8 +193,7 @@ void Chat::open_session() {
     path = newest_session(sessions_folder_).value_or("");
     if (path.empty()) throw Error(Exit::not_found, "there is no conversation to continue", "leave out -c to begin one");
   }
-  std::string system = settings_.system.value_or("");
-  if (settings_.system_file) system = read_prompt_file(*settings_.system_file, settings_.max_input, terminal_);
+  const std::string system = system_text(settings_, terminal_).value_or("");
   if (!path.empty()) {
     session_.emplace(Session::open(expand(path), header()));
     for (const std::string& note : session_->notes()) terminal_.warning(note);

@@ -82,13 +82,6 @@ std::string read_prompt(const Options& options, Terminal& terminal) {
   return text;
 }
 
-std::optional<std::string> system_text(const Options& options, Terminal& terminal) {
-  if (options.system) return options.system;
-  if (!options.system_file) return std::nullopt;
-  const std::string text = read_prompt_file(*options.system_file, options.max_input, terminal);
-  return std::string(without_trailing_newlines(text));
-}
-
 Message message(std::string role, std::string content) {
   Message m;
   m.role = std::move(role);
@@ -111,6 +104,13 @@ std::string text_member(const json::Value& object, std::string_view key, const s
 std::string read_prompt_file(const std::string& path, std::uint64_t max_bytes, Terminal& terminal) {
   if (path == "-") return decode_text(read_stdin(max_bytes, terminal), "standard input", terminal);
   return decode_text(read_input(path, max_bytes, signals::stop_requested), path, terminal);
+}
+
+std::optional<std::string> system_text(const Options& options, Terminal& terminal) {
+  if (options.system) return options.system;
+  if (!options.system_file) return std::nullopt;
+  const std::string text = read_prompt_file(*options.system_file, options.max_input, terminal);
+  return std::string(without_trailing_newlines(text));
 }
 
 std::vector<Message> parse_messages(std::string_view text, std::string_view where) {

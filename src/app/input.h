@@ -30,6 +30,9 @@ Input read_run_input(const Options& options, Terminal& terminal);
 // with a warning. Errors: usage for UTF-16; not_found, io.
 std::string read_prompt_file(const std::string& path, std::uint64_t max_bytes, Terminal& terminal);
 
+// --system, or the file of --system-file without the newlines at its end; nothing when neither is given.
+std::optional<std::string> system_text(const Options& options, Terminal& terminal);
+
 // [{"role": ..., "content": ...}, ...]; reasoning_content and tool_calls are optional. Errors: usage naming `where` and
 // the message.
 std::vector<Message> parse_messages(std::string_view json, std::string_view where);

@@ -115,6 +115,17 @@ Split split_arguments(std::span<const std::string> args) {
   return split;
 }
 
+// Flags that exclude each other.
+constexpr auto kExclusive = std::to_array<std::pair<std::string_view, std::string_view>>({
+    {"json", "jsonl"},      {"think", "no-think"},      {"quiet", "verbose"},   {"mmap", "no-mmap"},
+    {"system", "system-file"}, {"greedy", "temp"},      {"show-thinking", "hide-thinking"},
+    {"config", "no-config"}, {"quick", "values"},       {"quick", "hash"},      {"values", "hash"},
+    {"ids", "messages"},    {"ids", "raw"},             {"ids", "file"},        {"ids", "system"},
+    {"ids", "system-file"}, {"raw", "messages"},        {"raw", "system"},      {"raw", "system-file"},
+    {"batch", "messages"},  {"batch", "ids"},           {"batch", "file"},      {"batch", "raw"},
+    {"session", "continue"},
+});
+
 }  // namespace
 
 ParsedArgs parse_args(std::span<const std::string> args) {
@@ -158,12 +169,10 @@ ParsedArgs parse_args(std::span<const std::string> args) {
 }
 
 void merge_defaults(ParsedArgs& args, const ConfigFile& file) {
-  // Flags that exclude each other: giving one on the command line silences the other's default.
-  static constexpr std::pair<std::string_view, std::string_view> kPairs[] = {
-      {"think", "no-think"}, {"greedy", "temp"},          {"mmap", "no-mmap"},    {"show-thinking", "hide-thinking"},
-      {"quiet", "verbose"},  {"system", "system-file"},   {"json", "jsonl"},      {"color", "no-color"}};
+  // Giving one of two flags that exclude each other on the command line silences the other's default.
   const auto silenced = [&](std::string_view flag) {
-    for (const auto& [a, b] : kPairs)
+    if (flag == "color" && args.has("no-color")) return true;
+    for (const auto& [a, b] : kExclusive)
       if ((flag == a && args.has(b)) || (flag == b && args.has(a))) return true;
     return args.has(flag);
   };
@@ -314,29 +323,7 @@ class Reader {
 };
 
 void check_contradictions(const ParsedArgs& args, const Reader& r) {
-  r.exclusive("json", "jsonl");
-  r.exclusive("think", "no-think");
-  r.exclusive("quiet", "verbose");
-  r.exclusive("mmap", "no-mmap");
-  r.exclusive("system", "system-file");
-  r.exclusive("greedy", "temp");
-  r.exclusive("show-thinking", "hide-thinking");
-  r.exclusive("config", "no-config");
-  r.exclusive("quick", "values");
-  r.exclusive("quick", "hash");
-  r.exclusive("values", "hash");
-  r.exclusive("ids", "messages");
-  r.exclusive("ids", "raw");
-  r.exclusive("ids", "file");
-  r.exclusive("ids", "system");
-  r.exclusive("ids", "system-file");
-  r.exclusive("raw", "messages");
-  r.exclusive("raw", "system");
-  r.exclusive("raw", "system-file");
-  r.exclusive("batch", "messages");
-  r.exclusive("batch", "ids");
-  r.exclusive("batch", "file");
-  r.exclusive("session", "continue");
+  for (const auto& [a, b] : kExclusive) r.exclusive(a, b);
   if (args.command == Command::run && !args.positionals.empty())
     for (const char* other : {"messages", "ids", "batch"})
       if (r.flag(other)) usage(fmt::format("--{} and PROMPT exclude each other", other), "give one of them");

@@ -43,6 +43,7 @@ json::Value usage_value(const GenerationResult& r) {
       {"prompt_tokens", integer(r.prompt_tokens)},
       {"completion_tokens", integer(r.ids.size())},
       {"total_tokens", integer(r.prompt_tokens + r.ids.size())},
+      {"prompt_tokens_details", json::Value(json::Object{{"cached_tokens", integer(r.cached_tokens)}})},
       {"completion_tokens_details",
        json::Value(json::Object{{"reasoning_tokens", integer(r.reasoning_tokens)}})},
   });
@@ -73,7 +74,7 @@ json::Value fathom_value(const RunRecord& record) {
       {"load_s", rounded(e.load_seconds(), 1e3)},
       {"prefill_s", rounded(r.prefill_s, 1e3)},
       {"decode_s", rounded(r.decode_s, 1e3)},
-      {"prefill_tps", rounded(rate(r.prompt_tokens, r.prefill_s), 10)},
+      {"prefill_tps", rounded(rate(r.prompt_tokens - r.cached_tokens, r.prefill_s), 10)},
       {"decode_tps", rounded(rate(r.decode_steps, r.decode_s), 10)},
       {"fingerprint", text(e.checkpoint().fingerprint())},
       {"version", text(version_number())},

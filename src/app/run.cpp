@@ -92,7 +92,7 @@ std::string stats_line(const Engine& engine, const GenerationResult& r) {
   const auto rate = [](std::size_t n, double s) { return s > 0 ? static_cast<double>(n) / s : 0.0; };
   const double tps = rate(r.decode_steps, r.decode_s);
   return fmt::format("prompt {} tokens in {:.2f} s ({:.1f} tok/s) | answer {} tokens, {:.2f} s ({:.1f} tok/s, {:.2f} GB/s of weights)",
-                     r.prompt_tokens, r.prefill_s, rate(r.prompt_tokens, r.prefill_s), r.ids.size(), r.decode_s, tps,
+                     r.prompt_tokens, r.prefill_s, rate(r.prompt_tokens - r.cached_tokens, r.prefill_s), r.ids.size(), r.decode_s, tps,
                      tps * static_cast<double>(engine.weights().bytes_per_token) / 1e9);
 }
 
