@@ -42,8 +42,7 @@ __device__ __forceinline__ void store_cache(void* cache, bool f32, std::int64_t 
     static_cast<__nv_bfloat16*>(cache)[i] = __float2bfloat16_rn(v);
 }
 
-// -- q W_UK
-// -------------------------------------------------------------------------------------------------------------
+// -- q W_UK -------------------------------------------------------------------------------------------------
 
 // The block behind the heads: norm of the latent, append to the cache.
 __device__ __forceinline__ void finish_row(const AbsorbParams& p, int t, float* scratch) {
@@ -158,8 +157,7 @@ void launch_absorb(const Launch& on, const AbsorbParams& p) {
   launch_kernel(on, absorb_kernel<C, TT>, grid, kThreads, shared, p);
 }
 
-// -- scores, softmax, weighted sum
-// --------------------------------------------------------------------------------------
+// -- scores, softmax, weighted sum --------------------------------------------------------------------------
 
 // Keys [begin, end) of a split; empty when the row has fewer splits.
 struct Span {
@@ -428,8 +426,7 @@ __global__ void __launch_bounds__(kThreads) attend_f32_kernel(const __grid_const
     if (const int c = threadIdx.x + i * kThreads; c < a.latent) p.partial_out[slot * a.latent + c] = out[i];
 }
 
-// -- combine, W_UV
-// --------------------------------------------------------------------------------------------------------
+// -- combine, W_UV ------------------------------------------------------------------------------------------
 
 constexpr int kValueThreads = 256, kValueWarps = kValueThreads / 32;
 constexpr int kMaxSplitsOfRow = 128;

@@ -32,8 +32,7 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(const __grid_constant_
   }
 }
 
-// -- gate and up
-// ------------------------------------------------------------------------------------------------------
+// -- gate and up --------------------------------------------------------------------------------------------
 
 struct PairBatch {
   uint4 gate[kSteps], up[kSteps];
@@ -186,8 +185,7 @@ void choose_gate_up_rows(const Launch& on, const GateUpParams& p) {
   launch_gate_up<C, 1>(on, p);
 }
 
-// -- down
-// -------------------------------------------------------------------------------------------------------------
+// -- down ---------------------------------------------------------------------------------------------------
 
 // One step of one slot in the list a warp runs through: 32 bytes, two shared-memory reads.
 struct alignas(16) DownStep {

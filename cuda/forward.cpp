@@ -38,8 +38,7 @@ DeviceInfo find_device(int ordinal) {
 
 }  // namespace
 
-// -- construction
-// -------------------------------------------------------------------------------------------------------
+// -- construction -------------------------------------------------------------------------------------------
 
 CudaForward::CudaForward(const Config& config, const Weights& weights, const ForwardOptions& options)
     : config_(config),
@@ -105,8 +104,7 @@ void CudaForward::check_shapes() const {
 
 std::string CudaForward::describe() const { return device_.name; }
 
-// -- parameters that several stages share
-// ---------------------------------------------------------------------------------
+// -- parameters that several stages share -------------------------------------------------------------------
 
 CudaForward::Pass CudaForward::pass_for(Role role, int rows) const {
   Pass p;
@@ -170,8 +168,7 @@ RouterParams CudaForward::router_params(const DeviceLayer& l) const {
   return p;
 }
 
-// -- operands of prompt GEMMs
-// ---------------------------------------------------------------------------------------------
+// -- operands of prompt GEMMs -------------------------------------------------------------------------------
 
 // The operand buffer has two parts: the normed rows, which several products read, and another operand behind
 // them.
@@ -199,8 +196,7 @@ GemmParams CudaForward::gemm_params(const Matrix& w, bool second) const {
   return p;
 }
 
-// -- stages
-// ---------------------------------------------------------------------------------------------------------------
+// -- stages -------------------------------------------------------------------------------------------------
 
 void CudaForward::embed_rows(const Pass& pass, Stack stack) {
   // The first kernel of a step waits for everything before it, so that no kernel of this step overlaps the
@@ -548,8 +544,7 @@ bool CudaForward::run(Stack stack, Step step, Role role) {
   }
 }
 
-// -- whole steps
-// ------------------------------------------------------------------------------------------------------------
+// -- whole steps --------------------------------------------------------------------------------------------
 
 void CudaForward::all_layers(const Pass& pass, Stack stack) {
   for (const Step& s : stage_list(config_, stack)) {
@@ -668,8 +663,7 @@ void CudaForward::collect_hidden(const Pass& pass, Stack stack, std::span<const 
   }
 }
 
-// -- copies
-// ------------------------------------------------------------------------------------------------------------------
+// -- copies -------------------------------------------------------------------------------------------------
 
 void CudaForward::set_rows(std::span<const Row> rows) {
   rows_ = static_cast<int>(rows.size());
@@ -745,8 +739,7 @@ void CudaForward::write_cache(int index, std::uint32_t timeline, std::int32_t po
   write_bytes(static_cast<std::byte*>(cache_of(index)) + row * stride * element, bytes.data(), bytes.size());
 }
 
-// -- benchmarks
-// -----------------------------------------------------------------------------------------------------------
+// -- benchmarks ---------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -829,8 +822,7 @@ double CudaForward::decode_time(std::int32_t position, int tokens) {
   return static_cast<double>(elapsed(begin, end)) / tokens;
 }
 
-// -- cuda/device.h
-// ----------------------------------------------------------------------------------------------------------
+// -- cuda/device.h ------------------------------------------------------------------------------------------
 
 std::unique_ptr<Forward> make_forward(const Config& config, const Weights& weights,
                                       const ForwardOptions& options) {

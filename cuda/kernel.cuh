@@ -12,8 +12,7 @@ namespace fathom::cuda {
 inline constexpr int kThreads = 256;  // of every kernel that stages input rows: fixes the order of their sums
 inline constexpr int kWarps = kThreads / 32;
 
-// -- launching
-// ------------------------------------------------------------------------------------------------------
+// -- launching ----------------------------------------------------------------------------------------------
 
 // `cluster`: blocks of a thread block cluster along x; 1: none.
 template <typename Params>
@@ -58,8 +57,7 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-// -- decoding
-// -------------------------------------------------------------------------------------------------------
+// -- decoding -----------------------------------------------------------------------------------------------
 
 // Two e4m3 codes (low byte first) as exact halves, times 2^-8 where kBias is 2^8: the e4m3 bits fit into a
 // half's fields, subnormals included. (NaN codes become +-480 * 2^-8; the loader's weights hold none that
@@ -122,8 +120,7 @@ __device__ __forceinline__ uint4 load_weights(const std::byte* p) {
   return v;
 }
 
-// -- sums
-// -----------------------------------------------------------------------------------------------------------
+// -- sums ---------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
@@ -149,8 +146,7 @@ __device__ __forceinline__ float block_sum(float v, float* scratch) {
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
-// -- rounding of activations
-// ------------------------------------------------------------------------------------------
+// -- rounding of activations --------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_bf16(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 

@@ -49,8 +49,7 @@ struct Launch {
 // True if the kernels that run on the current device were compiled for Hopper, rather than from portable PTX.
 bool runs_hopper_code();
 
-// -- linear.cu: products of weights with a few rows, on CUDA cores, memory-bound
-// ----------------------------------
+// -- linear.cu: products of weights with a few rows, on CUDA cores, memory-bound ----------------------------
 
 // What becomes of the input rows before the product: optional RMS norm, then rounding.
 struct Input {
@@ -90,8 +89,7 @@ struct GemvParams {
 };
 void gemv(const Launch& on, const GemvParams& p);
 
-// -- experts.cu
-// ---------------------------------------------------------------------------------------------------
+// -- experts.cu ---------------------------------------------------------------------------------------------
 
 struct RouterParams {
   const float* logits = nullptr;  // (T, experts)
@@ -145,8 +143,7 @@ struct DownParams {
 };
 void down_combine(const Launch& on, const DownParams& p);
 
-// -- attention.cu: absorbed multi-head latent attention
-// -----------------------------------------------------------
+// -- attention.cu: absorbed multi-head latent attention -----------------------------------------------------
 
 struct AttentionShape {
   int heads = 0, nope = 0, rope = 0, v = 0;  // per head
@@ -205,8 +202,7 @@ struct ValueParams {
 };
 void combine_project_value(const Launch& on, const ValueParams& p);
 
-// -- norm.cu: row-wise work
-// -----------------------------------------------------------------------------------------
+// -- norm.cu: row-wise work ---------------------------------------------------------------------------------
 
 // x(t) = row token[t] of the embedding.
 struct EmbedParams {
@@ -263,8 +259,7 @@ void fill_cache(const Launch& on, void* cache, std::int64_t values, bool f32, st
 // benchmark.
 void next_row(const Launch& on, std::int32_t* token, std::int32_t* position, int vocab);
 
-// -- gemm.cu: products of weights with many rows, on tensor cores
-// ---------------------------------------------------
+// -- gemm.cu: products of weights with many rows, on tensor cores -------------------------------------------
 
 // out(m, n) = (add ? out : 0) + sum_k W(n, k) a(m, k). Either one matrix for all rows, or one expert per tile
 // of rows.

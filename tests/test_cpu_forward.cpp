@@ -18,8 +18,7 @@ using Doubles = std::vector<double>;
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
-// -- every stage again, in double and in the plainest way, from the values that the stage read
-// ----------------------
+// -- every stage again, in double and in the plainest way, from the values that the stage read --------------
 
 Doubles to_double(std::span<const float> x) { return Doubles(x.begin(), x.end()); }
 

@@ -288,8 +288,7 @@ TEST_CASE("weights: tied embeddings and unknown tensors") {
   CHECK(b.weights.lm_head.data == b.weights.embed_tokens.data);
 }
 
-// -- tensor parallelism
-// ----------------------------------------------------------------------------------------------
+// -- tensor parallelism -------------------------------------------------------------------------------------
 
 namespace {
 
@@ -366,8 +365,7 @@ TEST_CASE("weights: FP8 slices fall on the 128 grid, the larger parts first") {
   CHECK(blocks == std::vector<std::int64_t>{2, 2, 2, 1, 1, 1, 1, 1});
 }
 
-// -- byte counts
-// -----------------------------------------------------------------------------------------------------
+// -- byte counts --------------------------------------------------------------------------------------------
 
 TEST_CASE("weights: published configs have the published sizes") {
   struct Case {

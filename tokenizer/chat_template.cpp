@@ -22,8 +22,7 @@ ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 ChatTemplate::~ChatTemplate() = default;
 const std::string& ChatTemplate::source() const { return impl_->source; }
 
-// -- finding one
-// ----------------------------------------------------------------------------------------------
+// -- finding one --------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -80,8 +79,7 @@ std::optional<ChatTemplate> ChatTemplate::builtin(std::string_view name, const T
   return from_text(*source, fmt::format("built-in template {}", name), special);
 }
 
-// -- rendering
-// ------------------------------------------------------------------------------------------------
+// -- rendering ----------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -168,8 +166,7 @@ std::vector<RenderedPiece> ChatTemplate::render(std::span<const Message> message
   return pieces;
 }
 
-// -- encoding
-// -------------------------------------------------------------------------------------------------
+// -- encoding -----------------------------------------------------------------------------------------------
 
 namespace {
 

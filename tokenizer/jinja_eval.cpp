@@ -17,8 +17,7 @@ constexpr std::array<std::string_view, 7> kFunctions = {
 
 }  // namespace
 
-// -- Scope and Params
-// -----------------------------------------------------------------------------------------
+// -- Scope and Params ---------------------------------------------------------------------------------------
 
 void Scope::set(NameId name, Value value) {
   for (auto& [id, old] : variables_) {
@@ -79,8 +78,7 @@ void Params::finish() const {
     meter_.fail("{}: an argument it does not know among '{}' ...", callee_, *args_.named.back().first);
 }
 
-// -- statements
-// -----------------------------------------------------------------------------------------------
+// -- statements ---------------------------------------------------------------------------------------------
 
 struct Interpreter::Depth {
   Interpreter& i;
@@ -302,8 +300,7 @@ void Interpreter::assign(const Expr& target, const Value& value) {
   for (std::size_t i = 0; i < parts.size(); ++i) assign(*target.items[i], parts[i]);
 }
 
-// -- expressions
-// ----------------------------------------------------------------------------------------------
+// -- expressions --------------------------------------------------------------------------------------------
 
 void Interpreter::undefined_error(const Value& v) const {
   const std::string* name = std::get<Undefined>(v).name;
@@ -560,8 +557,7 @@ Value Interpreter::eval_slice(const Expr& e) {
   return heap_.list(std::move(items), list->form, list->message);
 }
 
-// -- arithmetic
-// -----------------------------------------------------------------------------------------------
+// -- arithmetic ---------------------------------------------------------------------------------------------
 
 Value Interpreter::add(const Value& a, const Value& b) {
   const Text *ta = as_text(a), *tb = as_text(b);
@@ -691,8 +687,7 @@ Value Interpreter::real_arithmetic(Expr::Kind kind, double a, double b) {
   return whole;
 }
 
-// -- containers
-// -----------------------------------------------------------------------------------------------
+// -- containers ---------------------------------------------------------------------------------------------
 
 std::vector<Value> Interpreter::iterate(const Value& v) {
   if (const List* l = as_list(v)) {
@@ -822,8 +817,7 @@ Value Interpreter::path(const Value& object, std::string_view dotted) {
   return v;
 }
 
-// -- calls
-// ----------------------------------------------------------------------------------------------------
+// -- calls --------------------------------------------------------------------------------------------------
 
 Value Interpreter::call(const Value& callee, const Args& args) {
   m_.step();

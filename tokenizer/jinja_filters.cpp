@@ -58,8 +58,7 @@ class KeyOf {
   bool fold_;
 };
 
-// -- strings
-// --------------------------------------------------------------------------------------------------
+// -- strings ------------------------------------------------------------------------------------------------
 
 Value string(Call& c) { return c.text(); }
 Value upper(Call& c) { return change_case(c.m, c.text(), Case::upper); }
@@ -143,8 +142,7 @@ Value tojson(Call& c) {
   return to_json(c.m, c.value, style);
 }
 
-// -- numbers
-// --------------------------------------------------------------------------------------------------
+// -- numbers ------------------------------------------------------------------------------------------------
 
 std::string_view trimmed(std::string_view s) {
   while (!s.empty() && is_space(static_cast<unsigned char>(s.front()))) s.remove_prefix(1);
@@ -252,8 +250,7 @@ Value abs_filter(Call& c) {
   return std::abs(*d);
 }
 
-// -- sequences
-// ------------------------------------------------------------------------------------------------
+// -- sequences ----------------------------------------------------------------------------------------------
 
 Value length(Call& c) { return c.i.length(c.value); }
 Value list(Call& c) { return c.list(c.i.iterate(c.value)); }
@@ -496,8 +493,7 @@ bool reads_own_arguments(std::string_view name) {
   return name == "map" || name.starts_with("select") || name.starts_with("reject");
 }
 
-// -- tests
-// ----------------------------------------------------------------------------------------------------
+// -- tests --------------------------------------------------------------------------------------------------
 
 bool is_case(Meter& m, const Value& v, Case to) {
   const Text t = to_text(m, v);

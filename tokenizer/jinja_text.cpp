@@ -13,8 +13,7 @@ void Meter::fail_text(Exit code, const std::string& message) const {
   throw error.at(where);
 }
 
-// -- Text
-// -----------------------------------------------------------------------------------------------------
+// -- Text ---------------------------------------------------------------------------------------------------
 
 Text::Text(std::string bytes, bool message) {
   if (bytes.empty()) return;
@@ -76,8 +75,7 @@ Text TextBuilder::finish() {
   return text;
 }
 
-// -- characters
-// -----------------------------------------------------------------------------------------------
+// -- characters ---------------------------------------------------------------------------------------------
 
 std::size_t char_length(std::string_view s, std::size_t i) {
   if (static_cast<unsigned char>(s[i]) < 0x80) return 1;
@@ -143,8 +141,7 @@ bool is_printable(std::uint32_t c) {
   }
 }
 
-// -- operations
-// -----------------------------------------------------------------------------------------------
+// -- operations ---------------------------------------------------------------------------------------------
 
 std::size_t find(std::string_view s, std::string_view needle, std::size_t from) {
   if (from > s.size()) return std::string_view::npos;

@@ -115,8 +115,7 @@ class TextBuilder {
   Meter& meter_;
 };
 
-// -- characters
-// -----------------------------------------------------------------------------------------------
+// -- characters ---------------------------------------------------------------------------------------------
 
 // Length of the character at s[i]; 1 for a byte that begins no valid one.
 std::size_t char_length(std::string_view s, std::size_t i);
@@ -132,8 +131,7 @@ bool is_space(std::uint32_t c);
 // Printable as Python's str.isprintable sees it.
 bool is_printable(std::uint32_t c);
 
-// -- string operations with Python's meaning; all keep origins and pay the meter
-// ------------------------------------
+// -- string operations with Python's meaning; all keep origins and pay the meter ----------------------------
 
 // Position of `needle` in `s` at or after `from`, npos if absent. Linear.
 std::size_t find(std::string_view s, std::string_view needle, std::size_t from = 0);

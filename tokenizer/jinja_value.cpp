@@ -24,8 +24,7 @@ Overload(Ts...) -> Overload<Ts...>;
 
 }  // namespace
 
-// -- Heap
-// -----------------------------------------------------------------------------------------------------
+// -- Heap ---------------------------------------------------------------------------------------------------
 
 List* Heap::list(std::vector<Value> items, List::Form form, bool message) {
   meter_.step(1 + items.size() / 4);
@@ -77,8 +76,7 @@ void Heap::append(List& list, Value value) {
   list.items.push_back(std::move(value));
 }
 
-// -- questions
-// ------------------------------------------------------------------------------------------------
+// -- questions ----------------------------------------------------------------------------------------------
 
 List* as_list(const Value& v) {
   const auto* p = std::get_if<List*>(&v);
@@ -215,8 +213,7 @@ bool less_at(Meter& m, const Value& a, const Value& b, int depth) {
 bool equal(Meter& m, const Value& a, const Value& b) { return equal_at(m, a, b, 0); }
 bool less(Meter& m, const Value& a, const Value& b) { return less_at(m, a, b, 0); }
 
-// -- str and repr
-// ---------------------------------------------------------------------------------------------
+// -- str and repr -------------------------------------------------------------------------------------------
 
 std::string float_repr(double v) {
   if (std::isnan(v)) return "nan";
@@ -343,8 +340,7 @@ Text to_text(Meter& m, const Value& v) {
   return out.finish();
 }
 
-// -- JSON
-// -----------------------------------------------------------------------------------------------------
+// -- JSON ---------------------------------------------------------------------------------------------------
 
 namespace {
 

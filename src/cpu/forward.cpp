@@ -14,8 +14,7 @@
 
 namespace fathom {
 
-// -- the specification: one call per stage
-// ------------------------------------------------------------------------
+// -- the specification: one call per stage ------------------------------------------------------------------
 
 void CpuForward::run(Step step, Activations& a) {
   const float eps = config_.rms_norm_eps;
@@ -79,8 +78,7 @@ void CpuForward::run(Step step, Activations& a) {
   }
 }
 
-// -- the stages that are no more than a few lines
-// ---------------------------------------------------------------
+// -- the stages that are no more than a few lines -----------------------------------------------------------
 
 void CpuForward::embed(const Linear& table, std::span<const Row> rows, std::vector<float>& x) {
   const auto n = static_cast<std::size_t>(table.cols);
@@ -238,8 +236,7 @@ cpu::Rounding CpuForward::rounding(const Activations& a) const {
           config_.ue8m0_activations};
 }
 
-// -- a call: split by role, then into chunks
-// ----------------------------------------------------------------------
+// -- a call: split by role, then into chunks ----------------------------------------------------------------
 
 CpuForward::CpuForward(const Config& config, const Weights& weights, const CpuForwardOptions& options,
                        Threads& threads, Exchange& exchange)

@@ -11,8 +11,7 @@ namespace {
 
 constexpr std::uint64_t kMaxConfigBytes = 4u << 20;
 
-// -- which graphs
-// ----------------------------------------------------------------------------------------------
+// -- which graphs -------------------------------------------------------------------------------------------
 
 // A model type fathom runs. The router's rule is often left to the class's default in re-saved configs.
 struct Family {
@@ -123,8 +122,7 @@ const Family& family_of(const JsonFields& f, std::string_view model_type, std::s
       "unknown");
 }
 
-// -- pieces
-// ----------------------------------------------------------------------------------------------------
+// -- pieces -------------------------------------------------------------------------------------------------
 
 // An int in [lo, hi].
 int count(const JsonFields& f, std::string_view key, int lo, int hi) {
@@ -229,8 +227,7 @@ void read_experts(const JsonFields& f, const Family& family, Config& c) {
   c.moe_layer_freq = static_cast<int>(f.integer_or("moe_layer_freq", 1, 1000, 1));
 }
 
-// -- rotary embedding
-// --------------------------------------------------------------------------------------------
+// -- rotary embedding ---------------------------------------------------------------------------------------
 
 Yarn read_yarn(const JsonFields& f) {
   Yarn y;
@@ -283,8 +280,7 @@ void read_rope(const JsonFields& f, Config& c) {
     f.refuse("rope_theta", fmt::format("{} as in {}", c.rope_theta, theta.where()));
 }
 
-// -- quantization_config
-// -----------------------------------------------------------------------------------------
+// -- quantization_config ------------------------------------------------------------------------------------
 
 void read_block_size(const JsonFields& q) {
   const json::Value* v = q.get("weight_block_size");
@@ -326,8 +322,7 @@ void read_quantisation(const JsonFields& f, Config& c) {
   c.fp8 = true;
 }
 
-// -- special tokens
-// ------------------------------------------------------------------------------------------------
+// -- special tokens -----------------------------------------------------------------------------------------
 
 void read_token_ids(const JsonFields& f, Config& c) {
   const int last = c.vocab_size - 1;

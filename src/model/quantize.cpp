@@ -21,8 +21,7 @@ constexpr std::uint64_t kMaxOtherFile = 256u << 20;  // tokenizers have up to 20
 
 std::int64_t blocks_of(std::int64_t n) { return (n + kBlock - 1) / kBlock; }
 
-// -- reading the source
-// ------------------------------------------------------------------------------------------
+// -- reading the source -------------------------------------------------------------------------------------
 
 // One shard of the source, read piece by piece: mapping it would count every page read as memory in use.
 class Source {
@@ -42,8 +41,7 @@ class Source {
   std::optional<File> file_;
 };
 
-// -- one shard
-// ---------------------------------------------------------------------------------------------------
+// -- one shard ----------------------------------------------------------------------------------------------
 
 struct Job {
   const Checkpoint& checkpoint;
@@ -141,8 +139,7 @@ void write_shard(Job& job, const Checkpoint::Shard& shard,
   job.report.bytes_after += writer.data_bytes();
 }
 
-// -- the other files
-// ---------------------------------------------------------------------------------------------
+// -- the other files ----------------------------------------------------------------------------------------
 
 void write_config(const FileSet& source, const std::string& path) {
   const Blob text = source.read("config.json", 4u << 20);

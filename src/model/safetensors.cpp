@@ -18,8 +18,7 @@ constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxTensors =
     500'000;  // the largest published model has about 140,000 in all its shards
 
-// -- not a safetensors file at all
-// -------------------------------------------------------------------------------
+// -- not a safetensors file at all --------------------------------------------------------------------------
 
 // What a file that is no safetensors file begins with. Git LFS pointers and error pages are what a failed
 // download leaves behind; the other containers are well-formed files that fathom does not read.
@@ -54,8 +53,7 @@ void refuse_lookalike(std::string_view head, std::uint64_t file_size, std::strin
   }
 }
 
-// -- the header's JSON
-// -------------------------------------------------------------------------------------------
+// -- the header's JSON --------------------------------------------------------------------------------------
 
 // Collects tensors and metadata while the header streams past: nothing is kept but what they hold.
 class HeaderEvents : public json::Events {
@@ -330,8 +328,7 @@ void HeaderEvents::finish_tensor() {
   name_.clear();
 }
 
-// -- what the tensors must keep among each other
-// -----------------------------------------------------------------
+// -- what the tensors must keep among each other ------------------------------------------------------------
 
 std::vector<std::uint32_t> sorted_tensors(const SafetensorsHeader& h, auto less) {
   std::vector<std::uint32_t> order(h.tensors.size());

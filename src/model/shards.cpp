@@ -42,8 +42,7 @@ std::string download_command(const FileSet& files, const std::vector<std::string
   throw Error(Exit::bad_checkpoint, fmt::format("{}: {}", index, problem)).at(index);
 }
 
-// -- which files
-// -------------------------------------------------------------------------------------------------
+// -- which files --------------------------------------------------------------------------------------------
 
 bool is_shard_name(std::string_view name) {
   const bool printable_ascii =
@@ -102,8 +101,7 @@ void list_directory(const FileSet& files, const std::vector<std::string>& presen
     list.names = {"model.safetensors"};
 }
 
-// -- bad shards
-// --------------------------------------------------------------------------------------------------
+// -- bad shards ---------------------------------------------------------------------------------------------
 
 struct Problem {
   std::string name, text;
@@ -148,8 +146,7 @@ Problem problem_of(const std::string& name, const Error& e, bool incomplete) {
       .at(problems[0].name);
 }
 
-// -- headers
-// -----------------------------------------------------------------------------------------------------
+// -- headers ------------------------------------------------------------------------------------------------
 
 ShardHeader read_header_in_memory(const std::string& name, Bytes bytes) {
   return {name, bytes.size(), {}, parse_safetensors_header(bytes, bytes.size(), name)};

@@ -16,8 +16,7 @@ namespace {
 constexpr std::uint64_t kPiece = 8u << 20;  // bytes of one unit of work
 constexpr std::size_t kListed = 20;
 
-// -- scanning
-// ----------------------------------------------------------------------------------------------------
+// -- scanning -----------------------------------------------------------------------------------------------
 
 // A value is NaN or infinite when all bits of `mask` are set: adding `one` then carries into `top`.
 struct LaneTest {
@@ -114,8 +113,7 @@ std::string describe_errors(const std::string& name, const TensorView& t, const 
                      r.bad == 1 ? "is" : "are", what, coordinates(t, r.first));
 }
 
-// -- expected hashes
-// -----------------------------------------------------------------------------------------------
+// -- expected hashes ----------------------------------------------------------------------------------------
 
 bool is_sha256(std::string_view s) {
   return s.size() == 64 && s.find_first_not_of("0123456789abcdef") == std::string_view::npos;

@@ -8,8 +8,7 @@ namespace {
 
 std::string layer_prefix(int layer) { return fmt::format("model.layers.{}.", layer); }
 
-// -- one layer
-// ---------------------------------------------------------------------------------------------------
+// -- one layer ----------------------------------------------------------------------------------------------
 
 Mlp bind_mlp(Binder& b, const std::string& prefix, int hidden, int width) {
   return {.gate = b.matrix(prefix + "gate_proj.weight", width, hidden, Quantisable::yes),
@@ -62,8 +61,7 @@ LayerWeights bind_layer(Binder& b, const Config& c, int layer) {
   return w;
 }
 
-// -- MTP
-// ---------------------------------------------------------------------------------------------------------
+// -- MTP ----------------------------------------------------------------------------------------------------
 
 bool any_tensor_of(const Checkpoint& checkpoint, const std::string& prefix) {
   const auto at = checkpoint.tensors().lower_bound(prefix);
@@ -87,8 +85,7 @@ MtpWeights bind_mtp(Binder& b, const Config& c, int layer, const Weights& main) 
   return m;
 }
 
-// -- bytes
-// -------------------------------------------------------------------------------------------------------
+// -- bytes --------------------------------------------------------------------------------------------------
 
 std::int64_t bytes_of(const Mlp& m) { return m.gate.bytes() + m.up.bytes() + m.down.bytes(); }
 
