@@ -63,6 +63,7 @@ def main():
         child.send("\x04")
         child.wait()
         early, late = sorted(times[1:6])[2], sorted(times[-5:])[2]
+        print("time to first token, ms: " + " ".join(f"{1000 * t:.0f}" for t in times))
         print(f"time to first token: turns 2-6 {1000 * early:.0f} ms, last five {1000 * late:.0f} ms (medians)")
 
         path, messages = conversation(folder)
