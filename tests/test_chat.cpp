@@ -346,7 +346,8 @@ TEST_CASE("chat: thinking is dim, summed up in one line, and kept apart in the r
 
 TEST_CASE("chat: what is typed ahead, while the model loads or answers, is read as it was typed") {
   Talk t({.answers = {"First.", "Second."}, .arguments = {}, .variables = {{"FATHOM_FAKE_DELAY_US", "20000"}}, .state = {}, .thinks = false});
-  ::usleep(30'000);
+  // From the moment on when the chat has the terminal.
+  for (int i = 0; i < 5000 && (t.pty.modes().c_lflag & ECHO) != 0; ++i) ::usleep(1000);
   t.pty.send("one\rtwo\r");
   REQUIRE(t.pty.expect("First."));
   REQUIRE(t.pty.expect("Second."));

@@ -32,14 +32,19 @@ Pty::Pty(const std::function<int()>& child, int rows, int columns) {
   size.ws_col = static_cast<unsigned short>(columns);
   // The slave stays open here too, so that its modes can be read after the program has ended.
   if (::openpty(&master_, &slave_, nullptr, nullptr, &size) != 0) throw std::runtime_error("openpty");
+  // The test program's own handlers are not the child's: no signal reaches it before they are gone.
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::sigprocmask(SIG_SETMASK, &all, &before);
   pid_ = ::fork();
   if (pid_ == 0) {
     ::close(master_);
     ::login_tty(slave_);
-    // The test program's own handlers are not the child's.
     for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGSEGV, SIGABRT, SIGFPE, SIGILL}) ::signal(s, SIG_DFL);
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
     ::_exit(child());
   }
+  ::sigprocmask(SIG_SETMASK, &before, nullptr);
   ::fcntl(master_, F_SETFL, O_NONBLOCK);
 }
 
