@@ -67,12 +67,19 @@ Exit dispatch(App& app) {
   throw Error(Exit::unsupported, fmt::format("`fathom {}` is not built yet", find_command(o.command)->name));
 }
 
+// The message, led by the name of its file unless it says that itself.
+std::string with_file(const Error& error) {
+  const std::string_view what = error.what();
+  if (error.file().empty() || what.find(error.file()) != what.npos) return std::string(what);
+  return fmt::format("{}: {}", error.file(), what);
+}
+
 // Says what went wrong, on stderr as text and under --json on stdout as an object.
 Exit report(Terminal& terminal, const Error& error, bool as_json) {
   if (error.code() == Exit::broken_pipe) return error.code();
   const bool signalled = signals::stop_requested();
   const Exit code = error.code() == Exit::interrupted ? signals::received().value_or(Exit::interrupted) : error.code();
-  if (!(signalled && error.code() == Exit::interrupted)) terminal.error(error.what(), error.remedy());
+  if (!(signalled && error.code() == Exit::interrupted)) terminal.error(with_file(error), error.remedy());
   if (!as_json) return code;
   try {
     terminal.out().raw(error_json(error) + "\n");
