@@ -73,7 +73,7 @@ TEST_CASE("run: the ids come from a file as well, and bad ones are refused") {
   for (const char* bad : {"", "a", "1,", "1,,2", "-1", "1.5", "99999999999", ",1", "1;2"})
     CHECK_MESSAGE(run(args(bad)).code == 2, bad);
   CHECK(run(args("160")).code == 2);  // vocab_size is 160
-  CHECK(run(args("@/nonexistent")).code == 3);
+  CHECK(run(args("@/proc/nonexistent")).code == 3);
 }
 
 TEST_CASE("run: the same seed gives the same bytes, another seed another text") {
@@ -152,7 +152,7 @@ TEST_CASE("run: prompts that are none are refused before anything is loaded") {
   refused(args({}), 2, "standard input was empty");
   refused(args({""}), 2, "the prompt is empty");
   refused(args({}, " \n\n"), 2, "the prompt is empty");
-  refused(args({"-f", "/nonexistent", "x"}), 3, "/nonexistent");
+  refused(args({"-f", "/proc/nonexistent", "x"}), 3, "/proc/nonexistent");
   refused(args({"--max-input", "10"}, std::string(100, 'x')), 9, "more than 10 bytes");
   refused(args({}, "\xFF\xFEhi"), 2, "UTF-16");
   Process endless;
@@ -175,7 +175,7 @@ TEST_CASE("run: -o writes the answer whole or not at all") {
   CHECK(r.out.empty());
   CHECK(read_file(file, 1000) == run(with(kIds, {"-n", "3"})).out);
   CHECK(to(dir.path()).code == 9);
-  CHECK(to("/nonexistent/x").code == 9);
+  CHECK(to("/proc/nonexistent/x").code == 9);
   CHECK(to("/dev/full").code == 9);
   CHECK(to("/dev/null").code == 0);
   // A FIFO is written directly.

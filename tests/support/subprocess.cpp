@@ -40,7 +40,7 @@ void read_some(int& fd, std::string& into) {
   } else {
     words = {"/bin/sh", "-c", process.shell};
   }
-  std::vector<std::string> variables{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C.UTF-8",
+  std::vector<std::string> variables{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/proc/nonexistent", "LC_ALL=C.UTF-8",
                                      "FATHOM=" + program()};
   for (const auto& [name, value] : process.variables) variables.push_back(name + "=" + value);
   std::vector<char*> argv, envp;

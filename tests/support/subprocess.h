@@ -13,7 +13,7 @@ namespace fathom::test {
 struct Process {
   std::vector<std::string> args;                // after the program's name
   std::optional<std::string> input;             // bytes on a pipe; nothing: /dev/null
-  std::map<std::string, std::string> variables;  // added to a clean environment (PATH, HOME=/nonexistent)
+  std::map<std::string, std::string> variables;  // added to a clean environment (PATH, HOME=/proc/nonexistent)
   std::string shell;                            // when set, `sh -c` runs this instead; $FATHOM is the program
   double timeout_s = 60;
   int signal = 0;  // sent to the program after signal_after_s
