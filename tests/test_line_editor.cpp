@@ -32,6 +32,7 @@ int echo_messages(const std::string& history_path) {
       if (std::string_view(word).starts_with(line)) c.words.emplace_back(word);
     return c;
   };
+  const QuietKeys keys(0);
   LineEditor editor(history, options);
   for (;;) {
     const LineEditor::Result r = editor.read("ask> ");
@@ -190,7 +191,7 @@ TEST_CASE("line editor: odd terminals") {
       Pty pty([] { return echo_messages({}); }, 3, columns);
       ::setenv("TERM", "xterm-256color", 1);
       const termios before = pty.modes();
-      ::usleep(50000);
+      for (int i = 0; i < 5000 && (pty.modes().c_lflag & ECHO) != 0; ++i) ::usleep(1000);
       pty.send("hello 日本 world\r");
       CHECK(pty.expect("18:hello"));
       pty.send("\x04");
