@@ -67,6 +67,7 @@ std::string real_path(const std::string& path) {
 // -- File ---------------------------------------------------------------------------------------------------------
 
 File File::open_read(const std::string& path) {
+  std::string name = path;  // copied first: once the descriptor is open, nothing may throw before a File owns it
   // O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on regular files.
   const int fd = system_call([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
   if (fd < 0) {
@@ -81,7 +82,7 @@ File File::open_read(const std::string& path) {
     ::close(fd);
     throw Error(Exit::bad_checkpoint, fmt::format("{}: expected a regular file, found something else", path)).at(path);
   }
-  return File(fd, path, identity_of(s));
+  return File(fd, std::move(name), identity_of(s));
 }
 
 File::File(File&& other) noexcept
