@@ -20,8 +20,13 @@ std::vector<DeviceInfo> devices(std::string* why) {
       d.memory_free = free_bytes;
     if (p.major >= 8) list.push_back(d);
   }
+  // Without a driver CUDA reports one that is too old, of version 0.
+  int driver = 0;
+  const bool no_driver =
+      code == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
   if (why != nullptr && list.empty())
-    *why = code != cudaSuccess ? cudaGetErrorString(code)
+    *why = no_driver             ? "no NVIDIA driver is installed"
+           : code != cudaSuccess ? cudaGetErrorString(code)
            : count == 0        ? "no CUDA device is visible"
                                : "the GPU is older than compute capability 8.0";
   return list;

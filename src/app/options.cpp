@@ -96,7 +96,7 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"experts", 0, choice, "auto|gpu|host", "auto", kCompute, "where routed experts live"},
     {"mmap", 0, flag, "", "", kCompute, "map shards (default on local disks)"},
     {"no-mmap", 0, flag, "", "", kCompute, "read shards into memory"},
-    {"check", 0, choice, "quick|values|none", "quick", kCompute, "how much of the checkpoint is checked first"},
+    {"check", 0, choice, "quick|values|none", "quick", kCompute, "what is checked first; none is quick: sizes and headers always are"},
     // One command's own
     {"format", 0, choice, "ids|count|json", "ids", only(tokenize), "output"},
     {"input", 0, text, "FILE.jsonl", "", only(tokenize), "lines {\"text\": ...} in, {\"ids\": ...} out"},

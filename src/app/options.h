@@ -114,7 +114,7 @@ struct Options {
   ThinkingDisplay show_thinking = ThinkingDisplay::automatic;
 
   bool json = false, jsonl = false, no_stream = false, stats = false, unsafe_output = false, strict = false;
-  bool no_input = false, markdown = false;
+  bool no_input = false;
   std::optional<std::string> output, session;
   bool resume = false, no_history = false;  // resume: --continue
 

@@ -440,7 +440,8 @@ Options make_options(const ParsedArgs& args) {
   o.output = r.word("output");
   o.no_stream = r.flag("no-stream");
   o.stats = r.flag("stats");
-  o.markdown = r.choice("markdown", "never") == "auto";
+  if (r.choice("markdown", "never") == "auto")
+    throw Error(Exit::unsupported, "--markdown auto: rendering is not there yet", "leave --markdown at never");
   o.unsafe_output = r.flag("unsafe-output");
   o.strict = r.flag("strict");
   o.no_input = r.flag("no-input");
