@@ -172,41 +172,6 @@ __device__ __forceinline__ Span split_span(int position, int keys_per_round, int
   return {begin, min(begin + keys, position + 1)};
 }
 
-__device__ __forceinline__ void ldmatrix(std::uint32_t (&r)[4], const void* p) {
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&r)[4], const void* p) {
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-// c += a b, 16 x 8 x 16.
-__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                    std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-// 16 bytes from global to shared memory; zeros when `valid` is false.
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-
 struct AttendShared {
   int ld;  // values between rows of q and keys
   __nv_bfloat16 *q, *keys, *p;
@@ -261,7 +226,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
                        valid ? from + static_cast<std::int64_t>(k) * a.row + u * 256 : cache, valid);
       }
     }
-    commit();
+    commit_copies();
   };
   // Columns that pad a row to whole k-steps are zero in q and in every stage.
   const int padding = (a.row + 15) / 16 * 16 - a.row;

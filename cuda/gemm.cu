@@ -22,29 +22,6 @@ constexpr int kDepth = 64;  // columns of K per stage
 constexpr int kLd = kDepth + 8;
 constexpr std::size_t kShared = sizeof(__nv_bfloat16) * 2 * (kRows + kWeightRows) * kLd;
 
-__device__ __forceinline__ std::uint32_t shared_address(const void* p) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
-__device__ __forceinline__ void ldmatrix(std::uint32_t (&r)[4], const void* p) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(p))
-               : "memory");
-}
-__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                    std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(valid ? 16 : 0)
-               : "memory");
-}
-
 // Sixteen bytes of codes as BF16 in shared memory (16 values of e4m3, 8 of BF16).
 template <Code C>
 __device__ __forceinline__ void store_codes(__nv_bfloat16* to, const uint4& v) {
@@ -113,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
       copy_async(a_stage + ((stage & 1) * kRows + m) * kLd + k,
                  p.a + (valid ? static_cast<std::int64_t>(row) * p.a_stride + column : 0), valid);
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit_copies();
   };
   uint4 raw[kLoads];
   const auto load_b = [&](int stage) {
@@ -143,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
   load_b(0);
   store_b(0);
   for (int stage = 0; stage < stages; ++stage) {
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    wait_for_copies<0>();
     __syncthreads();  // this stage is visible; the other one is no longer read
     if (stage + 1 < stages) load_a(stage + 1), load_b(stage + 1);
     const __nv_bfloat16* a = a_stage + ((stage & 1) * kRows + warp_m + lane % 16) * kLd + lane / 16 * 8;

@@ -236,7 +236,6 @@ void make_operand(const Launch& on, const OperandParams& p);
 
 // Rotates adjacent pairs in place: see Rotation.
 void rotate(const Launch& on, float* x, std::int64_t stride, int columns, const Rotation& r, int rows);
-// hidden(t, j) = silu(gate(t, j)) * up(t, j): operand of the down GEMM.
 // x += delta.
 void add(const Launch& on, float* x, const float* delta, std::int64_t n);
 // delta = sum over slots in order of weight * expert_out, then shared; x += delta.
@@ -297,9 +296,9 @@ struct TilesParams {
 };
 void sort_by_expert(const Launch& on, const TilesParams& p);
 
-// -- device.cu
-// ------------------------------------------------------------------------------------------------------ Sums
-// `bytes` of memory with 16-byte loads, eight in flight per thread; `sink` keeps the loads alive.
+// -- device.cu ----------------------------------------------------------------------------------------------
+
+// Sums `bytes` of memory with 16-byte loads, eight in flight per thread; `sink` keeps the loads alive.
 void read_all(const Launch& on, const void* data, std::uint64_t bytes, float* sink);
 
 }  // namespace fathom::cuda
