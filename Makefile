@@ -76,8 +76,6 @@ endif
 LIB_OBJ := $(LIB_SRC:%.cpp=$(BUILD)/%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o) $(EMBED_OBJ)
 TEST_OBJ := $(TEST_SRC:%.cpp=$(BUILD)/%.o)
 
-bench-kernels: $(BUILD)/tests/bench_kernels
-
 .PHONY: bench-kernels all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-programs coverage
 .DELETE_ON_ERROR:
 all: fathom
