@@ -37,7 +37,8 @@ struct Fixture {
       pieces.push_back(s);
     }
     if (ends) script.push_back(0);
-    request.prompt = {1, 1, 1};
+    request.prompt.ids = {1, 1, 1};
+    request.prompt.chat = true;
     request.sampling.temperature = 0;
   }
   GenerationResult go(std::function<std::optional<FinishReason>()> poll = {}) {
@@ -184,7 +185,7 @@ TEST_CASE("generate: characters split over tokens arrive whole") {
 TEST_CASE("generate: chat drops newlines before the content, plain text keeps them") {
   Fixture f({"\n", "\n\nHi", "\n"});
   CHECK(f.go().content == "Hi\n");
-  f.request.chat = false;
+  f.request.prompt.chat = false;
   CHECK(f.go().content == "\n\n\nHi\n");
 }
 
@@ -192,11 +193,12 @@ TEST_CASE("generate: thinking is parted, counted and closed by its budget") {
   // ids: 1 <think>, 2 </think>, 3 "so", 4 "4"
   const TableTokenizer tokenizer({"<eos>", "<think>", "</think>", "so", "4"}, {0, 1, 2});
   GenerationRequest request;
-  request.prompt = {3};
+  request.prompt.ids = {3};
+  request.prompt.chat = true;
   request.sampling.temperature = 0;
-  request.markers = find_think_markers(tokenizer, "");
-  request.prompt_tail = "<think>\n";
-  REQUIRE(request.markers.known);
+  request.prompt.markers = find_think_markers(tokenizer, "");
+  request.prompt.tail = "<think>\n";
+  REQUIRE(request.prompt.markers.known);
   const std::vector<std::int32_t> stops{0};
   const auto go = [&](std::vector<std::int32_t> script) {
     ScriptedForward forward(5, 64, std::move(script));
@@ -224,7 +226,7 @@ TEST_CASE("generate: thinking is parted, counted and closed by its budget") {
   CHECK(go({3, 2, 4, 3, 0}).finish_reason == FinishReason::stop_string);
   // Without a split the markers are no text, but the rest is all content.
   request.stop.clear();
-  request.chat = false;
+  request.prompt.chat = false;
   CHECK(go({3, 2, 4, 0}).content == "so4");
 }
 

@@ -65,7 +65,7 @@ std::vector<std::int32_t> load_and_run(const std::string& directory, bool mmap) 
   const auto forward = engine->make_forward();
   Timeline timeline(*forward);
   GenerationRequest request;
-  request.prompt = {1, 2, 3, 4};
+  request.prompt.ids = {1, 2, 3, 4};
   request.max_tokens = kTokens;
   request.ignore_eos = true;
   request.sampling.temperature = 0;

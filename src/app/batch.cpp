@@ -237,17 +237,13 @@ GenerationRequest Batch::request(const BatchRequest& r) const {
   GenerationRequest g;
   if (r.ids) {
     check_ids(*model_.engine, *r.ids);
-    g.prompt = *r.ids;
-    g.chat = false;
+    g.prompt.ids = *r.ids;
   } else {
     std::vector<Message> messages = *r.messages;
     // The command line's system prompt, where the request has none of its own.
     if (!system_.empty() && messages.front().role != "system")
       messages.insert(messages.begin(), system_message(system_));
-    Prompt prompt = chat_prompt(*model_.engine, messages, r.think ? r.think : o.think);
-    g.prompt = std::move(prompt.ids);
-    g.prompt_tail = std::move(prompt.tail);
-    g.markers = std::move(prompt.markers);
+    g.prompt = chat_prompt(*model_.engine, messages, r.think ? r.think : o.think);
   }
   g.sampling = r.sampling;
   g.max_tokens = r.max_tokens ? r.max_tokens : o.max_tokens;

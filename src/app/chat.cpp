@@ -327,10 +327,7 @@ std::optional<Exit> Chat::ask(std::string text) {
 
 std::optional<Exit> Chat::answer() {
   GenerationRequest r = request();
-  Prompt rendered = prompt();
-  r.prompt = std::move(rendered.ids);
-  r.prompt_tail = std::move(rendered.tail);
-  r.markers = std::move(rendered.markers);
+  r.prompt = prompt();
   const std::unique_ptr<AnswerView> view = make_terminal_view(settings_, terminal_);
   std::optional<Progress> reading(std::in_place, terminal_, "reading");
   GenerationEvents events;

@@ -175,10 +175,7 @@ Exit ask_questions(App& app) {
   signals::set_mode(signals::Mode::stop);
   for (const Question& q : questions) {
     GenerationRequest request;
-    Prompt prompt = chat_prompt(engine, q.messages, std::nullopt);
-    request.prompt = std::move(prompt.ids);
-    request.prompt_tail = std::move(prompt.tail);
-    request.markers = std::move(prompt.markers);
+    request.prompt = chat_prompt(engine, q.messages, std::nullopt);
     request.sampling.temperature = 0;
     request.max_tokens = 4096;
     const GenerationResult r = generate(timeline, text_model, request, events);

@@ -15,7 +15,7 @@ namespace {
 
 Prompt make_prompt(const Engine& engine, const Input& input, const Options& options) {
   switch (input.kind) {
-    case Input::Kind::ids: check_ids(engine, input.ids); return {input.ids, {}, {}};
+    case Input::Kind::ids: check_ids(engine, input.ids); return {.ids = input.ids, .markers = {}, .tail = {}};
     case Input::Kind::plain: return plain_prompt(engine, input.text);
     case Input::Kind::chat: break;
   }
@@ -24,11 +24,7 @@ Prompt make_prompt(const Engine& engine, const Input& input, const Options& opti
 
 GenerationRequest make_request(const Engine& engine, const Options& options, const Input& input) {
   GenerationRequest r;
-  Prompt prompt = make_prompt(engine, input, options);
-  r.prompt = std::move(prompt.ids);
-  r.markers = std::move(prompt.markers);
-  r.prompt_tail = std::move(prompt.tail);
-  r.chat = input.kind == Input::Kind::chat;
+  r.prompt = make_prompt(engine, input, options);
   r.sampling = sampling_of(options, engine.generation_config());
   r.max_tokens = options.max_tokens;
   r.stop = options.stop;

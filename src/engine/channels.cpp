@@ -9,7 +9,8 @@ Channels::Channels(const Tokenizer* tokenizer, const GenerationRequest& request,
     : request_(request), events_(events), result_(result), tokenizer_(tokenizer), stops_(request.stop) {
   if (tokenizer == nullptr) return;
   decoder_.emplace(*tokenizer);
-  if (request.chat) splitter_.emplace(request.markers, prompt_thinking(request.prompt_tail, request.markers));
+  const Prompt& prompt = request.prompt;
+  if (prompt.chat) splitter_.emplace(prompt.markers, prompt_thinking(prompt.tail, prompt.markers));
 }
 
 void Channels::feed(std::int32_t id) {
@@ -39,7 +40,7 @@ void Channels::finish() {
 }
 
 std::optional<std::int32_t> Channels::forced_id() {
-  const auto& ids = request_.markers.close_ids;
+  const auto& ids = request_.prompt.markers.close_ids;
   if (forced_ == 0) {
     const bool spent = request_.think_budget &&
                        std::cmp_greater_equal(result_.reasoning_tokens, *request_.think_budget);

@@ -17,12 +17,12 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 // The most tokens that may be generated. The context holds prompt and answer; nothing but room ends the default.
 std::size_t token_limit(const GenerationRequest& request, std::int32_t capacity) {
   const std::size_t room = static_cast<std::size_t>(capacity);
-  if (request.prompt.size() >= room)
+  if (request.prompt.ids.size() >= room)
     throw Error(Exit::context,
-                fmt::format("the prompt has {} tokens and the context {}: no room for an answer", request.prompt.size(),
+                fmt::format("the prompt has {} tokens and the context {}: no room for an answer", request.prompt.ids.size(),
                             capacity),
                 "shorten the prompt or give a larger --ctx");
-  const std::size_t left = room - request.prompt.size();
+  const std::size_t left = room - request.prompt.ids.size();
   const std::int64_t wanted = request.max_tokens.value_or(std::numeric_limits<std::int64_t>::max());
   return std::min(left, static_cast<std::size_t>(wanted));
 }
@@ -94,7 +94,7 @@ GenerationResult generate(Timeline& timeline, const TextModel& model, const Gene
                           const GenerationEvents& events) {
   const std::size_t limit = token_limit(request, timeline.capacity());
   GenerationResult result;
-  result.prompt_tokens = request.prompt.size();
+  result.prompt_tokens = request.prompt.ids.size();
   Channels channels(model.tokenizer, request, events, result);
 
   const auto poll = [&]() -> std::optional<FinishReason> { return events.poll ? events.poll() : std::nullopt; };
@@ -115,18 +115,18 @@ GenerationResult generate(Timeline& timeline, const TextModel& model, const Gene
   };
 
   std::vector<float> logits;
-  result.cached_tokens = timeline.common_prefix(request.prompt);
+  result.cached_tokens = timeline.common_prefix(request.prompt.ids);
   auto begin = Clock::now();
   const auto in_prefill = stoppable([&] {
-    logits = timeline.sync(request.prompt, [&](std::size_t done) {
-      if (events.prefill) events.prefill(done, request.prompt.size());
+    logits = timeline.sync(request.prompt.ids, [&](std::size_t done) {
+      if (events.prefill) events.prefill(done, request.prompt.ids.size());
     });
   });
   result.prefill_s = seconds_since(begin);
   if (in_prefill) return finish(*in_prefill);
 
   begin = Clock::now();
-  std::vector<std::int32_t> history = request.prompt;
+  std::vector<std::int32_t> history = request.prompt.ids;
   for (;;) {
     if (const auto reason = poll()) return finish(*reason);
     const auto forced = channels.forced_id();

@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "src/engine/prompt.h"
 #include "src/engine/sampler.h"
 #include "src/engine/timeline.h"
-#include "tokenizer/think_markers.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fathom {
@@ -27,18 +27,13 @@ struct TextModel {
 };
 
 struct GenerationRequest {
-  std::vector<std::int32_t> prompt;
+  Prompt prompt;
   SamplingParams sampling;
   std::optional<std::int64_t> max_tokens;  // thinking included; nothing: what the context leaves
   std::vector<std::string> stop;           // looked for in the content, never in the thinking
   bool ignore_eos = false;
   std::optional<std::int64_t> think_budget;  // tokens of thinking after which its end is forced
   std::optional<int> logprobs;               // how many alternatives are recorded with each token
-  // Chat: thinking goes its own way, and newlines around it and before the content are dropped. Otherwise the text is
-  // exact.
-  bool chat = true;
-  ThinkMarkers markers;
-  std::string prompt_tail;  // end of the rendered prompt: shows whether the answer begins inside a thinking block
 };
 
 struct TokenRecord {

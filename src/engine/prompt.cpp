@@ -1,6 +1,7 @@
 #include "src/engine/prompt.h"
 
 #include "src/base/error.h"
+#include "src/engine/engine.h"
 
 namespace fathom {
 namespace {
@@ -29,6 +30,7 @@ Prompt chat_prompt(const Engine& engine, std::span<const Message> messages, std:
   options.add_generation_prompt = !options.continue_final_message;
   const std::vector<RenderedPiece> pieces = engine.chat_template().render(messages, options);
   Prompt prompt;
+  prompt.chat = true;
   for (const RenderedPiece& p : pieces) prompt.tail = tail_of(prompt.tail + p.text);
   prompt.markers = find_think_markers(*engine.tokenizer(), engine.chat_template().source());
   // In the beginning of an answer the block may have been closed by hand.

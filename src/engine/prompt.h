@@ -8,16 +8,20 @@
 #include <string_view>
 #include <vector>
 
-#include "src/engine/engine.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/think_markers.h"
 
 namespace fathom {
 
+class Engine;
+
 struct Prompt {
   std::vector<std::int32_t> ids;
   ThinkMarkers markers;  // unknown for a plain prompt
   std::string tail;      // end of the rendered text, at most 64 bytes: shows whether a thinking block is open
+  // The answer has two channels: thinking goes its own way, and newlines around it and before the content are dropped.
+  // Otherwise its text is exact.
+  bool chat = false;
 };
 
 // Messages rendered by the model's template, with the generation prompt. A last message of role assistant is a prefix
