@@ -174,8 +174,9 @@ RouterParams CudaForward::router_params(const DeviceLayer& l) const {
 // them.
 void CudaForward::operand(const Pass& pass, const Input& in, int rows, bool second) {
   OperandParams p{.input = in, .rows = rows};
-  const std::int64_t first = std::int64_t{kPromptChunk} * padded(config_.hidden_size);
-  const std::int64_t first_scales = std::int64_t{kPromptChunk} * ((config_.hidden_size + 127) / 128);
+  const std::int64_t first = std::int64_t{placement_.prompt_rows} * padded(config_.hidden_size);
+  const std::int64_t first_scales =
+      std::int64_t{placement_.prompt_rows} * ((config_.hidden_size + 127) / 128);
   p.out = work<__nv_bfloat16>(Work::input) + (second ? first : 0);
   if (pass.round == Round::fp8 || pass.round == Round::fp8_ue8m0)
     p.scale = work<float>(Work::input_scale) + (second ? first_scales : 0);
@@ -187,11 +188,11 @@ GemmParams CudaForward::gemm_params(const Matrix& w, bool second) const {
   GemmParams p;
   p.w = w;
   p.a = work<__nv_bfloat16>(Work::input) +
-        (second ? std::int64_t{kPromptChunk} * padded(config_.hidden_size) : 0);
+        (second ? std::int64_t{placement_.prompt_rows} * padded(config_.hidden_size) : 0);
   p.a_stride = padded(w.cols);
   if (options_.numerics.prompt_activations == ActivationType::fp8)
     p.a_scale = work<float>(Work::input_scale) +
-                (second ? std::int64_t{kPromptChunk} * ((config_.hidden_size + 127) / 128) : 0);
+                (second ? std::int64_t{placement_.prompt_rows} * ((config_.hidden_size + 127) / 128) : 0);
   p.scale_stride = (w.cols + 127) / 128;
   return p;
 }
@@ -451,7 +452,7 @@ void CudaForward::experts_gemm(const Pass& pass, const DeviceLayer& l) {
   t.pairs = pairs;
   t.experts = l.expert_count;
   t.sorted = base;
-  t.tile_expert = base + kPromptChunk * slots;
+  t.tile_expert = base + placement_.prompt_rows * slots;
   t.tile_begin = t.tile_expert + tiles;
   t.tile_count = t.tile_begin + tiles;
   t.tiles = tiles;
@@ -598,7 +599,7 @@ ForwardResult CudaForward::forward(const ForwardCall& call) {
   for (int begin = 0; begin < total;) {
     if (begin > 0 && stop_requested && stop_requested()) throw Error(Exit::interrupted, "stopped");
     const Role role = call.rows[static_cast<std::size_t>(begin)].role;
-    const int most = role == Role::prompt ? kPromptChunk : kGeneratedRows;
+    const int most = role == Role::prompt ? placement_.prompt_rows : kGeneratedRows;
     int end = begin;
     while (end < total && end - begin < most && call.rows[static_cast<std::size_t>(end)].role == role) ++end;
     chunk(call, begin, end, result, logit, hidden);
@@ -683,8 +684,10 @@ void CudaForward::set_rows(std::span<const Row> rows) {
     host[kPromptChunk + i] = r.position;
     host[2 * kPromptChunk + i] = static_cast<std::int32_t>(r.timeline);
   }
-  FATHOM_CUDA(cudaMemcpyAsync(work<std::byte>(Work::rows), host, 3 * kPromptChunk * sizeof(std::int32_t),
-                              cudaMemcpyHostToDevice, stream_.get()));
+  constexpr std::size_t kPitch = kPromptChunk * sizeof(std::int32_t);
+  FATHOM_CUDA(cudaMemcpy2DAsync(work<std::byte>(Work::rows), kPitch, host, kPitch,
+                                rows.size() * sizeof(std::int32_t), 3, cudaMemcpyHostToDevice,
+                                stream_.get()));
 }
 
 void CudaForward::set_wanted(std::span<const int> rows) {

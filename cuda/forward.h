@@ -55,7 +55,7 @@ class CudaForward final : public Forward {
 
   // -- step by step, for tests and profiles
   // --------------------------------------------------------------------------- Uploads rows (at most
-  // kPromptChunk, one role). Errors: context when a position exceeds the cache.
+  // Placement::prompt_rows, one role). Errors: context when a position exceeds the cache.
   void set_rows(std::span<const Row> rows);
   // Runs the fused group that ends with `step`; nothing for a step inside a group. True if something became
   // visible.

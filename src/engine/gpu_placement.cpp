@@ -50,9 +50,10 @@ std::uint64_t weight_bytes(const Weights& w) {
   return sum;
 }
 
-std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const PlacementRequest& request) {
+std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const PlacementRequest& request,
+                                      int prompt_rows) {
   const int slots = c.router.num_experts_per_tok;
-  const Size chunk = kPromptChunk;
+  const Size chunk = prompt_rows;
   const Size hidden = c.hidden_size;
   const Size attn = Size(heads) * Size(c.v_head_dim);
   const Size moe = Size(slots) * Size(c.moe_intermediate_size) + Size(c.shared_intermediate_size());
@@ -67,7 +68,7 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
 
   std::vector<std::uint64_t> b(kWorkBuffers, 0);
   const auto set = [&](Work w, Size bytes) { b[static_cast<std::size_t>(w)] = align(bytes); };
-  set(Work::rows, Size(4) * chunk * Size(4));
+  set(Work::rows, Size(4) * Size(kPromptChunk) * Size(4));
   set(Work::x, chunk * hidden * Size(4));
   set(Work::delta, chunk * hidden * Size(4));
   set(Work::input, chunk * input * Size(2));
@@ -125,7 +126,9 @@ Placement place(const Config& config, const Weights& weights, const PlacementReq
   Placement p;
   p.capacity = request.capacity;
   p.weights = weight_bytes(weights);
-  p.work = work_bytes(config, weights.heads, request);
+  p.prompt_rows = std::clamp(request.capacity, 1, kPromptChunk);
+  p.prompt_rows = (p.prompt_rows + 63) / 64 * 64;
+  p.work = work_bytes(config, weights.heads, request, p.prompt_rows);
   for (std::uint64_t b : p.work) p.workspace += b;
   const Size layers = config.num_hidden_layers + (request.mtp ? config.num_nextn_predict_layers : 0);
   const Size element = request.numerics.cache == CacheType::f32    ? 4

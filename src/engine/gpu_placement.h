@@ -10,8 +10,9 @@
 
 namespace fathom {
 
-// Rows of a prompt that a GPU pass takes at a time; results do not depend on it.
-inline constexpr int kPromptChunk = 512;
+// Most rows of a prompt that a GPU pass takes at a time (Placement::prompt_rows says how many); results do
+// not depend on it. A step of so many rows is long enough for tensor cores and short enough for Ctrl-C.
+inline constexpr int kPromptChunk = 4096;
 // Most rows of one generated step (drafted tokens); more are split.
 inline constexpr int kGeneratedRows = 8;
 // Keys of one tile of attention and the most splits of one row's keys.
@@ -24,9 +25,10 @@ int max_splits(int heads);
 // heads alone.
 int keys_per_split(std::int32_t position, int heads);
 
-// The buffers of a GPU pass beside weights and cache. A pass allocates exactly these.
+// The buffers of a GPU pass (chunk: Placement::prompt_rows) beside weights and cache. A pass allocates
+// exactly these.
 enum class Work : std::uint8_t {
-  rows,            // i32 (4, chunk): token, position, timeline, wanted index
+  rows,            // i32 (4, kPromptChunk): token, position, timeline, wanted index
   x,               // f32 (chunk, hidden_size)
   delta,           // f32 (chunk, hidden_size)
   input,           // bf16: the normed rows, then the widest other operand of a prompt GEMM
@@ -66,6 +68,7 @@ struct Placement {
   std::uint64_t bytes_per_position = 0;                 // of cache, all layers and timelines
   std::vector<std::uint64_t> work;                      // by Work, each a multiple of 256
   std::int32_t capacity = 0;
+  int prompt_rows = 0;  // rows of a prompt taken at a time: a multiple of 64, kGeneratedRows at least
   std::uint64_t total() const { return weights + cache + workspace; }
   // The largest capacity for which total() fits into `available` bytes; 0 if none does.
   std::int32_t largest_capacity(std::uint64_t available) const;
