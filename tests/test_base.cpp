@@ -14,21 +14,11 @@
 #include "src/base/sigbus.h"
 #include "src/base/tensor.h"
 #include "src/base/threads.h"
+#include "tests/support/errors.h"
+#include "tests/support/files.h"
 
 using namespace fathom;
-
-namespace {
-
-Exit code_of(auto&& body) {
-  try {
-    body();
-  } catch (const Error& e) {
-    return e.code();
-  }
-  return Exit::ok;
-}
-
-}  // namespace
+using test::code_of;
 
 TEST_CASE("checked sizes refuse to wrap") {
   CHECK((Size(3) * Size(4) + Size(1)).value() == 13);
@@ -116,7 +106,8 @@ TEST_CASE("threads cover a range once and carry exceptions out") {
 }
 
 TEST_CASE("an atomic file is whole or absent, also when a call fails") {
-  const std::string path = "/tmp/fathom-test-" + std::to_string(::getpid());
+  const test::TempDir folder;
+  const std::string path = folder.file("atomic");
   {
     AtomicFile f(path);
     f.write("first");
@@ -144,7 +135,8 @@ TEST_CASE("an atomic file is whole or absent, also when a call fails") {
 }
 
 TEST_CASE("a mapping truncated from outside ends with exit 9 and the file's name") {
-  const std::string path = "/tmp/fathom-sigbus-" + std::to_string(::getpid());
+  const test::TempDir folder;
+  const std::string path = folder.file("truncated");
   {
     AtomicFile f(path);
     f.write(std::string(1 << 16, 'x'));

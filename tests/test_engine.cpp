@@ -5,22 +5,15 @@
 #include "src/engine/generation_config.h"
 #include "src/engine/placement.h"
 #include "src/engine/timeline.h"
+#include "tests/support/errors.h"
 #include "tests/support/scripted_model.h"
 
 using namespace fathom;
+using test::code_of;
 using test::ScriptedForward;
 using test::TableTokenizer;
 
 namespace {
-
-Exit code_of(auto&& body) {
-  try {
-    body();
-  } catch (const Error& e) {
-    return e.code();
-  }
-  return Exit::ok;
-}
 
 // id 0 ends the text; 1.. are the pieces.
 struct Fixture {

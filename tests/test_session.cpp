@@ -8,9 +8,11 @@
 #include "src/app/session.h"
 #include "src/base/error.h"
 #include "src/base/faults.h"
+#include "tests/support/errors.h"
 #include "tests/support/shell.h"
 
 using namespace fathom;
+using test::code_of;
 
 namespace {
 
@@ -23,16 +25,6 @@ SessionMessage said(std::string role, std::string content, std::string reasoning
   m.message.reasoning_content = std::move(reasoning);
   m.finish_reason = std::move(reason);
   return m;
-}
-
-Exit code_of(auto&& body, std::string* what = nullptr) {
-  try {
-    body();
-  } catch (const Error& e) {
-    if (what != nullptr) *what = e.what();
-    return e.code();
-  }
-  return Exit::ok;
 }
 
 void put(const std::string& path, std::string_view text) {
@@ -114,9 +106,9 @@ TEST_CASE("session: damage and later versions are refused by name and line") {
            {h + "\n" + session_line(said("user", "x")), Exit::bad_checkpoint, "s:2"},
            {h + std::string(100000, '[') + "\n", Exit::bad_checkpoint, "s:2"},
        }) {
-    std::string what;
-    CHECK(code_of([&] { parse_session(k.text, "s"); }, &what) == k.code);
-    CHECK_MESSAGE(what.find(k.says) != what.npos, what);
+    const test::Outcome o = test::outcome_of([&] { parse_session(k.text, "s"); });
+    CHECK(o.code == k.code);
+    CHECK_MESSAGE(o.says(k.says), o.message);
   }
   CHECK(code_of([&] { parse_session(h + "{\"role\":\"user\",\"content\":\"x\",\"later\":[1]}\n", "s"); }) == Exit::ok);
 }

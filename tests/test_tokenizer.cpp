@@ -30,8 +30,6 @@ std::string decode(const Tokenizer& t, const Ids& ids) {
   return bytes;
 }
 
-Exit code_of(auto&& body) { return outcome_of(body).code; }
-
 std::string repeated(std::string_view s, std::size_t bytes) {
   std::string r;
   while (r.size() < bytes) r += s;

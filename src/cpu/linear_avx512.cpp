@@ -4,17 +4,9 @@
 namespace fathom::cpu {
 namespace {
 
-struct Avx512 : Lanes16 {
+struct Avx512 : Lanes16<Avx512> {
   // An e4m3 code moved into a half's exponent and mantissa is the value times 2^-8, exactly, subnormals too.
   static constexpr float kE4m3Unit = 256.0f;
-
-  template <Decode D>
-  static FATHOM_INLINE void decode(const std::byte* codes, F* w) {
-    if constexpr (D == Decode::e4m3) decode_e4m3(codes, w);
-    if constexpr (D == Decode::bf16) decode_bf16(codes, w);
-    if constexpr (D == Decode::f16) decode_f16(codes, w);
-    if constexpr (D == Decode::f32) decode_f32(codes, w);
-  }
 
   static FATHOM_INLINE void decode_e4m3(const std::byte* codes, F* w) {
     const __m512i all = _mm512_loadu_si512(codes);

@@ -11,6 +11,8 @@
 namespace fathom::cpu {
 namespace {
 
+// `Codes::decode_e4m3(codes, w)` makes 64 codes four vectors, times 1 / Codes::kE4m3Unit.
+template <typename Codes>
 struct Lanes16 {
   using F = __m512;
   static constexpr int kLanes = 16, kTileX = 3, kHeads = 4;
@@ -55,21 +57,23 @@ struct Lanes16 {
     return _mm512_scalef_ps(p, n);
   }
 
-  static FATHOM_INLINE void decode_bf16(const std::byte* codes, F* w) {
+  template <Decode D>
+  static FATHOM_INLINE void decode(const std::byte* codes, F* w) {
+    if constexpr (D == Decode::e4m3) {
+      Codes::decode_e4m3(codes, w);
+      return;
+    }
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
-      const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * v));
-      w[v] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+      if constexpr (D == Decode::bf16)
+        w[v] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load256(codes + 32 * v)), 16));
+      if constexpr (D == Decode::f16) w[v] = _mm512_cvtph_ps(load256(codes + 32 * v));
+      if constexpr (D == Decode::f32) w[v] = _mm512_loadu_ps(reinterpret_cast<const float*>(codes + 64 * v));
     }
   }
-  static FATHOM_INLINE void decode_f16(const std::byte* codes, F* w) {
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v)
-      w[v] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * v)));
-  }
-  static FATHOM_INLINE void decode_f32(const std::byte* codes, F* w) {
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) w[v] = _mm512_loadu_ps(reinterpret_cast<const float*>(codes + 64 * v));
+
+  static FATHOM_INLINE __m256i load256(const std::byte* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
 };
 

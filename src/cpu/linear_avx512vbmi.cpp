@@ -39,16 +39,8 @@ constexpr Tables make_tables() {
 
 constexpr Tables kTables = make_tables();
 
-struct Avx512Vbmi : Lanes16 {
+struct Avx512Vbmi : Lanes16<Avx512Vbmi> {
   static constexpr float kE4m3Unit = 1.0f;
-
-  template <Decode D>
-  static FATHOM_INLINE void decode(const std::byte* codes, F* w) {
-    if constexpr (D == Decode::e4m3) decode_e4m3(codes, w);
-    if constexpr (D == Decode::bf16) decode_bf16(codes, w);
-    if constexpr (D == Decode::f16) decode_f16(codes, w);
-    if constexpr (D == Decode::f32) decode_f32(codes, w);
-  }
 
   static FATHOM_INLINE void decode_e4m3(const std::byte* codes, F* w) {
     const __m512i c = _mm512_permutexvar_epi8(_mm512_load_si512(kTables.order), _mm512_loadu_si512(codes));

@@ -24,4 +24,9 @@ Outcome outcome_of(Body&& body) {
   return {};
 }
 
+template <typename Body>
+Exit code_of(Body&& body) {
+  return outcome_of(body).code;
+}
+
 }  // namespace fathom::test
