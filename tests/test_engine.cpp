@@ -168,6 +168,19 @@ TEST_CASE("generate: stop filter gives the same text for every split") {
     }
 }
 
+// Found by fuzzing: "abcd" given whole ended before it, given by bytes behind its "a".
+TEST_CASE("generate: the stop string that is complete first counts, however the text is cut") {
+  for (const std::size_t step : {1, 2, 3, 4, 100}) {
+    const std::string text = "xabcdx";
+    StopFilter filter({"abcd", "bc", "c"});
+    std::string out;
+    for (std::size_t at = 0; at < text.size(); at += step) out += filter.feed(text.substr(at, step));
+    out += filter.finish();
+    CHECK(out == "xa");
+    CHECK(filter.found());
+  }
+}
+
 TEST_CASE("generate: characters split over tokens arrive whole") {
   Fixture f({"\xF0\x9F", "\x91", "\x8D!", "\xE6\x97"});
   const GenerationResult r = f.go();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <utility>
 
 #include "src/base/error.h"
 #include "src/engine/channels.h"
@@ -64,11 +65,17 @@ std::string_view name(FinishReason reason) {
 std::string StopFilter::feed(std::string_view text) {
   if (found_) return {};
   held_ += text;
-  std::size_t first = held_.npos;
-  for (const std::string& s : stops_) first = std::min(first, held_.find(s));
-  if (first != held_.npos) {
+  // The one that is complete first, so that the answer does not depend on how the text was cut into pieces.
+  std::size_t begin = held_.npos, end = held_.npos;
+  for (const std::string& s : stops_) {
+    const std::size_t at = held_.find(s);
+    if (at == held_.npos || std::pair(at + s.size(), at) >= std::pair(end, begin)) continue;
+    begin = at;
+    end = at + s.size();
+  }
+  if (begin != held_.npos) {
     found_ = true;
-    std::string before = held_.substr(0, first);
+    std::string before = held_.substr(0, begin);
     held_.clear();
     return before;
   }

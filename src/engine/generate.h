@@ -69,7 +69,8 @@ struct GenerationResult {
 GenerationResult generate(Timeline& timeline, const TextModel& model, const GenerationRequest& request,
                           const GenerationEvents& events);
 
-// Finds the first stop string in a stream of text, across pieces.
+// Finds the stop string that is complete first in a stream of text, across pieces; of two that end together, the longer.
+// Precondition: no stop string is empty.
 class StopFilter {
  public:
   explicit StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)) {}
