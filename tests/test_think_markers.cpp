@@ -133,6 +133,13 @@ TEST_CASE("think splitter: a block the prompt opened") {
   check("<think>", "a</think><", {"a", "<"});
 }
 
+// Found by fuzzing: white space beyond the limit ended the wait for a marker only when it came in small pieces.
+TEST_CASE("think splitter: a marker behind much white space is content, however it is cut") {
+  const std::string space(80, ' ');
+  for (const std::size_t size : {std::size_t{1}, std::size_t{7}, std::size_t{1000}})
+    CHECK(split(without_ids, "A:", space + "<think>R</think>A", size) == Split{"", space + "<think>R</think>A"});
+}
+
 TEST_CASE("think splitter: a block the answer opens") {
   check("A:", "<think>R</think>\n\nA", {"R", "A"});
   check("A:", "\n<think>\nR\n</think>A", {"R", "A"});

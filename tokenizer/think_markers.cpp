@@ -105,13 +105,14 @@ bool ThinkSplitter::step_start() {
   pending_.erase(0, leading(pending_, "\n"));
   const std::size_t space = leading(pending_, kSpace);
   const std::string_view rest = std::string_view(pending_).substr(space);
-  if (rest.empty() && space < kMaxLeadingSpace) return false;
+  if (space >= kMaxLeadingSpace) return enter(State::content), true;
+  if (rest.empty()) return false;
   if (open_is_text() && rest.starts_with(markers_.open)) {
     pending_.erase(0, space + markers_.open.size());
     enter(State::thinking);
     return true;
   }
-  if (open_is_text() && markers_.open.starts_with(rest) && !rest.empty()) return false;
+  if (open_is_text() && markers_.open.starts_with(rest)) return false;
   enter(State::content);
   return true;
 }
