@@ -80,6 +80,7 @@ TEST_CASE("batch: a line's fields are checked one by one") {
   CHECK(r.stop == std::vector<std::string>{"a", "b"});
   CHECK(r.think == false);
   CHECK(parse_batch_line(R"({"prompt":"hi"})", 7, {}).custom_id == "line-7");
+  CHECK(batch_id(R"({"custom_id":"","prompt":"hi"})", 7) == "line-7");  // found by fuzzing: the record had no name
   CHECK(parse_batch_line(R"({"ids":[1,2]})", 7, {}).ids == std::vector<std::int32_t>{1, 2});
   CHECK(parse_batch_line(R"({"prompt":"hi","stop":"x"})", 7, {}).stop == std::vector<std::string>{"x"});
   for (const auto& [line, says] : std::initializer_list<std::pair<const char*, const char*>>{

@@ -322,7 +322,8 @@ Exit Batch::run() {
 std::string batch_id(std::string_view line, std::size_t number) {
   try {
     const json::Value v = json::parse(line, "line");
-    if (const json::Value* id = v.find("custom_id"); id != nullptr && id->is_string()) return id->as_string();
+    const json::Value* id = v.find("custom_id");
+    if (id != nullptr && id->is_string() && !id->as_string().empty()) return id->as_string();
   } catch (const Error&) {
     // Said when the line is parsed for good.
   }
