@@ -50,7 +50,8 @@ ISA = $(if $(findstring _avx512bf16,$<),-mavx512f -mavx512bw -mavx512vl -mavx512
 
 # libfathom: everything but main.cpp. Static where Debian has an archive.
 LIB_SRC := $(sort $(wildcard src/*.cpp src/*/*.cpp tokenizer/*.cpp))
-TEST_SRC := $(sort $(wildcard tests/*.cpp tests/support/*.cpp))
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/target.cpp tests/fuzz/fuzz_*.cpp))
+TEST_SRC := $(sort $(wildcard tests/*.cpp tests/support/*.cpp)) $(filter-out tests/fuzz/fuzz_main.cpp,$(FUZZ_SRC))
 LIBS := -l:libpcre2-8.a -l:libutf8proc.a -l:libedit.a -l:libtinfo.a -l:libbsd.a -l:libmd.a -lsentencepiece -lpthread
 
 ifeq ($(CUDA),1)
@@ -76,7 +77,7 @@ endif
 LIB_OBJ := $(LIB_SRC:%.cpp=$(BUILD)/%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o) $(EMBED_OBJ)
 TEST_OBJ := $(TEST_SRC:%.cpp=$(BUILD)/%.o)
 
-.PHONY: bench-kernels all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-programs coverage
+.PHONY: bench-kernels all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-program coverage
 .DELETE_ON_ERROR:
 all: fathom
 
@@ -156,12 +157,12 @@ ptxas:
 # SECONDS=n for each target; findings stay in build/fuzz-findings/. Needs clang++ and its runtime (libclang-rt-dev).
 SECONDS ?= 60
 fuzz:
-	@$(MAKE) config=fuzz CUDA=0 EMBED=0 fuzz-programs
-	@scripts/fuzz.sh build/fuzz-cuda0-embed0/tests/fuzz $(SECONDS) $(TARGET)
+	@$(MAKE) config=fuzz CUDA=0 EMBED=0 fuzz-program
+	@scripts/fuzz.sh build/fuzz-cuda0-embed0/tests/fuzz/fuzz $(SECONDS) $(TARGET)
 
-FUZZ_PROGRAMS := $(patsubst tests/fuzz/%.cpp,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.cpp)))
-fuzz-programs: $(FUZZ_PROGRAMS)
-$(FUZZ_PROGRAMS): $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(LIB_OBJ)
+# One program holds every target.
+fuzz-program: $(BUILD)/tests/fuzz/fuzz
+$(BUILD)/tests/fuzz/fuzz: $(FUZZ_SRC:%.cpp=$(BUILD)/%.o) $(LIB_OBJ)
 	@echo "  LINK $@"
 	@$(CXX) $(LDSAN) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
