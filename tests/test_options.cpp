@@ -133,6 +133,28 @@ TEST_CASE("options: contradictions are refused by name") {
   CHECK(contains(refusal({"bench", "--layers", "3"}), "--random-weights"));
   CHECK(contains(refusal({"run", "x", "--cache", "int8"}), "f32|bf16|fp8"));
   CHECK(contains(refusal({"run", "x", "-m", ""}), "--model"));
+  // What would have no effect is refused, not ignored.
+  const std::vector<std::string> batch{"run", "--batch", "f"};
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--fail-on-length"}, {"--session", "s"}, {"-c"}, {"--stats"},
+                                               {"--jsonl"}, {"--no-stream"}}) {
+    std::vector<std::string> args = batch;
+    args.insert(args.end(), more.begin(), more.end());
+    CHECK_MESSAGE(contains(refusal(args), "--batch and --"), more[0]);
+  }
+  CHECK(refusal({"run", "--batch", "f", "--strict", "--logprobs", "2", "--think", "--json"}).empty());
+  CHECK(contains(refusal({"run", "x", "--strict"}), "--strict needs --batch FILE"));
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--think"}, {"--no-think"}, {"--think-budget", "3"},
+                                               {"--template", "deepseek-r1"}}) {
+    std::vector<std::string> raw{"run", "x", "--raw"}, ids{"run", "--ids", "1"};
+    raw.insert(raw.end(), more.begin(), more.end());
+    ids.insert(ids.end(), more.begin(), more.end());
+    CHECK_MESSAGE(contains(refusal(raw), "--raw and " + more[0] + " exclude"), more[0]);
+    CHECK_MESSAGE(contains(refusal(ids), "--ids and " + more[0] + " exclude"), more[0]);
+  }
+  CHECK(contains(refusal({"run", "--messages", "m", "-f", "x"}), "--messages and --file"));
+  CHECK(contains(refusal({"run", "x", "--raw", "--session", "s"}), "--session and --raw"));
+  CHECK(contains(refusal({"chat", "-c", "--no-history"}), "--continue and --no-history"));
+  CHECK(contains(refusal({"chat", "--no-input"}), "does not take --no-input"));
 }
 
 TEST_CASE("options: help names every option of a command, and every exit code") {
@@ -184,4 +206,13 @@ TEST_CASE("options: a default gives way to any flag of the command line that exc
   CHECK(merged({"run", "x", "--no-color"}).color == "never");
   CHECK(contains(refusal({"run", "x", "--raw", "--system", "s"}), "--raw and --system exclude each other"));
   CHECK(contains(refusal({"run", "--batch", "f", "--raw"}), "--batch and --raw exclude each other"));
+  // And a default that needs another flag waits for it.
+  const ConfigFile strict = parse_config_text("strict = true\n", "config.toml");
+  const auto with_strict = [&](std::vector<std::string> args) {
+    ParsedArgs parsed = parse_args(args);
+    merge_defaults(parsed, strict);
+    return make_options(parsed).strict;
+  };
+  CHECK(with_strict({"run", "--batch", "f"}));
+  CHECK_FALSE(with_strict({"run", "x"}));
 }

@@ -99,6 +99,13 @@ std::string text_member(const json::Value& object, std::string_view key, const s
   return v->as_string();
 }
 
+// Under --no-input nobody is asked to type a prompt.
+void check_no_input(const Options& o, const Terminal& terminal) {
+  if (!o.no_input || !terminal.stdin_is_terminal()) return;
+  const bool typed = o.messages == "-" || o.system_file == "-" || std::find(o.files.begin(), o.files.end(), "-") != o.files.end();
+  if (typed) usage("--no-input: standard input is a terminal, where the text would have to be typed", "give a file or pipe the text in");
+}
+
 }  // namespace
 
 std::string read_prompt_file(const std::string& path, std::uint64_t max_bytes, Terminal& terminal) {
@@ -169,6 +176,7 @@ std::vector<std::int32_t> parse_ids(std::string_view list, std::uint64_t max_byt
 }
 
 Input read_run_input(const Options& options, Terminal& terminal) {
+  check_no_input(options, terminal);
   Input input;
   if (options.ids) {
     input.kind = Input::Kind::ids;

@@ -86,6 +86,8 @@ EngineOptions engine_options_of(App& app) {
   if (o.experts == "host")
     throw Error(Exit::unsupported, "--experts host: experts in host memory beside a GPU are not there yet",
                 "use --backend cpu, or leave --experts at auto");
+  if (o.experts == "gpu" && !choose_gpu(options))
+    throw Error(Exit::unsupported, "--experts gpu: the model runs on the CPU, there is no GPU to hold them", "leave --experts at auto");
   options.context = o.ctx;
   options.mmap = o.mmap;
   options.check = o.check == CheckLevel::none     ? WeightCheck::none

@@ -87,7 +87,7 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"markdown", 0, choice, "never|auto", "never", kGenerate, "reserved"},
     {"unsafe-output", 0, flag, "", "", kGenerate, "pass control bytes to a terminal unchanged"},
     {"strict", 0, flag, "", "", only(run), "with --batch: stop at the first bad line"},
-    {"no-input", 0, flag, "", "", kGenerate, "never ask anything"},
+    {"no-input", 0, flag, "", "", only(run), "never ask anything: text that would have to be typed is an error"},
     // Conversations
     {"session", 0, text, "FILE", "none", kGenerate, "save and resume a conversation"},
     {"continue", 'c', flag, "", "", kGenerate, "resume the newest conversation"},

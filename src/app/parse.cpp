@@ -122,8 +122,21 @@ constexpr auto kExclusive = std::to_array<std::pair<std::string_view, std::strin
     {"config", "no-config"}, {"quick", "values"},       {"quick", "hash"},      {"values", "hash"},
     {"ids", "messages"},    {"ids", "raw"},             {"ids", "file"},        {"ids", "system"},
     {"ids", "system-file"}, {"raw", "messages"},        {"raw", "system"},      {"raw", "system-file"},
+    {"ids", "template"},    {"raw", "template"},        {"messages", "file"},
+    {"raw", "think"},       {"raw", "no-think"},        {"raw", "think-budget"},
+    {"ids", "think"},       {"ids", "no-think"},        {"ids", "think-budget"},
     {"batch", "messages"},  {"batch", "ids"},           {"batch", "file"},      {"batch", "raw"},
-    {"session", "continue"},
+    {"batch", "session"},   {"batch", "continue"},      {"batch", "jsonl"},     {"batch", "no-stream"},
+    {"batch", "stats"},     {"batch", "fail-on-length"},
+    {"session", "continue"}, {"session", "raw"},        {"session", "ids"},
+    {"continue", "raw"},    {"continue", "ids"},        {"continue", "no-history"},
+    {"jsonl", "no-stream"},
+});
+
+// Flags that mean nothing without another.
+constexpr auto kNeeds = std::to_array<std::pair<std::string_view, std::string_view>>({
+    {"strict", "batch"},
+    {"layers", "random-weights"},
 });
 
 }  // namespace
@@ -187,6 +200,9 @@ void merge_defaults(ParsedArgs& args, const ConfigFile& file) {
     }
   }
   for (auto& [flag, values] : merged) args.given[flag] = std::move(values);
+  for (const auto& [flag, needed] : kNeeds)
+    if (!args.has(needed) && std::any_of(merged.begin(), merged.end(), [&](const auto& m) { return m.first == flag; }))
+      args.given.erase(args.given.find(flag));
 }
 
 // -- values ---------------------------------------------------------------------------------------------------------
@@ -327,9 +343,10 @@ void check_contradictions(const ParsedArgs& args, const Reader& r) {
   if (args.command == Command::run && !args.positionals.empty())
     for (const char* other : {"messages", "ids", "batch"})
       if (r.flag(other)) usage(fmt::format("--{} and PROMPT exclude each other", other), "give one of them");
-  if (r.flag("logprobs") && !r.flag("json") && !r.flag("jsonl"))
+  if (r.flag("logprobs") && !r.flag("json") && !r.flag("jsonl") && !r.flag("batch"))
     usage("--logprobs is reported in JSON only", "add --json or --jsonl");
-  if (r.flag("layers") && !r.flag("random-weights")) usage("--layers needs --random-weights CONFIG");
+  for (const auto& [flag, needed] : kNeeds)
+    if (r.flag(flag) && !r.flag(needed)) usage(fmt::format("--{} needs --{} {}", flag, needed, find_option(needed)->argument));
 }
 
 void check_positionals(const ParsedArgs& args) {

@@ -131,6 +131,8 @@ Exit run_command(App& app) {
   const std::unique_ptr<Output> output = make_output(o, app.terminal);
   const LoadedModel model = load_model(app, input.kind != Input::Kind::ids);
   const Engine& engine = *model.engine;
+  if (engine.tokenizer() == nullptr && !o.stop.empty())
+    throw Error(Exit::usage, "--stop needs a tokenizer, and the model has none: there is no text to look into");
   RunSession session(app, model, input);
   const GenerationRequest request = make_request(engine, o, input);
 
