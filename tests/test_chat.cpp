@@ -231,6 +231,56 @@ TEST_CASE("chat: Ctrl-C while a long prompt is read drops the question") {
   CHECK(t.leave() == 0);
 }
 
+TEST_CASE("chat: Ctrl-C before the first word of /retry leaves question and answer as they were") {
+  Talk t({.answers = {"First.", "Second."}, .arguments = {}, .variables = {{"FATHOM_FAKE_PREFILL_US", "500000"}}, .state = {}, .thinks = false});
+  t.ready();
+  CHECK(contains(t.say("q"), "First."));
+  t.pty.send("/retry\r");
+  t.pty.settle(150ms);
+  t.pty.send("\x03");
+  REQUIRE(t.pty.expect("[interrupted]"));
+  CHECK(t.pty.expect("> "));
+  CHECK(contains(t.say("/retry"), "Second."));
+  CHECK(t.leave() == 0);
+  const SessionText s = load_session(t.session_file());
+  REQUIRE(s.messages.size() == 2);
+  CHECK(s.messages[0].message.content == "q");
+  CHECK(s.messages[1].message.content == "Second.");
+}
+
+TEST_CASE("chat: a system prompt of the command line is text, whatever it is") {
+  Talk t({.answers = {"ok"}, .arguments = {"-s", "-"}, .variables = {}, .state = {}, .thinks = false});
+  t.ready();
+  CHECK(contains(t.say("/system"), "\n-\n"));
+  t.say("/system -");
+  CHECK(contains(t.say("/system"), "no system prompt"));
+  CHECK(t.leave() == 0);
+}
+
+TEST_CASE("run: --no-input refuses to wait for what a person would type") {
+  const std::string folder = test::scratch("no-input");
+  test::write_fake_checkpoint(folder, false);
+  const auto run = [&](std::vector<const char*> more) {
+    Pty pty([&] {
+      const std::string program = test::self_path();
+      std::vector<const char*> argv = {program.c_str(), "--as-fathom", "run", "-m", folder.c_str()};
+      argv.insert(argv.end(), more.begin(), more.end());
+      argv.push_back(nullptr);
+      ::execv(program.c_str(), const_cast<char* const*>(argv.data()));
+      return 127;
+    });
+    const int code = pty.wait(2s);
+    return std::pair(code, test::plain(pty.transcript()));
+  };
+  for (const char* flag : {"-f", "--messages", "--system-file"}) {
+    const auto [code, seen] = run({"--no-input", flag, "-"});
+    CHECK(code == 2);
+    CHECK(contains(seen, "--no-input"));
+  }
+  CHECK(run({"--no-input", "hi"}).first == 0);
+  CHECK(run({"-f", "-"}).first == -1);  // without it the text is waited for
+}
+
 TEST_CASE("chat: TERM and HUP save the conversation") {
   for (const int signal : {SIGTERM, SIGHUP}) {
     Talk t({.answers = {std::string(5000, 'x')}, .arguments = {}, .variables = {{"FATHOM_FAKE_DELAY_US", "2000"}}, .state = {}, .thinks = false});

@@ -63,8 +63,10 @@ class Chat {
   Prompt prompt() const;
   bool fits(std::size_t tokens);
   void finish_turn(const GenerationResult& result);
+  void drop_turn();
 
-  void set_system(const std::string& argument);
+  void system_command(const std::string& argument);
+  void set_system(std::optional<std::string> text);
   void set_thinking(bool on);
   void attach(const std::string& path);
   void set(const std::string& argument);
@@ -91,6 +93,8 @@ class Chat {
   std::string sessions_folder_;
   bool warned_history_ = false;
   std::vector<SessionMessage> messages_;  // the system prompt first, if there is one
+  // While /retry waits for another answer: the one there was, which stays the answer if none comes.
+  std::optional<std::vector<SessionMessage>> retried_;
   std::string attached_;                  // text of /file, before the next message
   std::optional<TurnStats> stats_;
 };
@@ -379,27 +383,41 @@ void Chat::finish_turn(const GenerationResult& result) {
               : fmt::format("[stopped: the context of {} tokens is full]", timeline_.capacity()));
   }
   const bool nothing = result.content.empty() && result.reasoning.empty();
-  if (nothing && result.finish_reason == FinishReason::interrupted) {
-    // Stopped before the first word: the question is dropped too, and is there to be asked again (up arrow).
-    messages_.pop_back();
-    rewrite();
-    return;
-  }
+  if (nothing && result.finish_reason == FinishReason::interrupted) return drop_turn();
   if (nothing) say("[the model ended its answer at once]");
+  if (retried_) rewrite();
+  retried_.reset();
   keep(std::move(message));
   if (settings_.stats) show_stats();
 }
 
+// Stopped before the first word. A new question is dropped too, and is there to be asked again (up arrow); after
+// /retry all is as it was.
+void Chat::drop_turn() {
+  if (retried_) {
+    messages_.insert(messages_.end(), retried_->begin(), retried_->end());
+    retried_.reset();
+    return;
+  }
+  messages_.pop_back();
+  rewrite();
+}
+
 // -- commands -------------------------------------------------------------------------------------------------------
 
-void Chat::set_system(const std::string& argument) {
+void Chat::system_command(const std::string& argument) {
   const bool present = !messages_.empty() && messages_.front().message.role == "system";
   if (argument.empty()) return say(present ? messages_.front().message.content : "no system prompt");
-  if (present) messages_.erase(messages_.begin());
-  if (argument != "-") {
+  set_system(argument == "-" ? std::nullopt : std::optional(argument));
+}
+
+// Nothing: no system prompt from here on.
+void Chat::set_system(std::optional<std::string> text) {
+  if (!messages_.empty() && messages_.front().message.role == "system") messages_.erase(messages_.begin());
+  if (text) {
     SessionMessage m;
     m.message.role = "system";
-    m.message.content = to_utf8(argument);
+    m.message.content = to_utf8(*text);
     messages_.insert(messages_.begin(), std::move(m));
   }
   rewrite();
@@ -491,14 +509,21 @@ void Chat::undo() {
 }
 
 std::optional<Exit> Chat::retry() {
-  while (!messages_.empty() && messages_.back().message.role == "assistant") messages_.pop_back();
-  if (messages_.empty() || messages_.back().message.role != "user") {
+  const auto said = [](const SessionMessage& m) { return m.message.role == "assistant"; };
+  const auto question = std::find_if_not(messages_.rbegin(), messages_.rend(), said);
+  if (question == messages_.rend() || question->message.role != "user") {
     say("there is nothing to answer again");
     return std::nullopt;
   }
-  rewrite();
+  retried_.emplace(question.base(), messages_.end());
+  messages_.erase(question.base(), messages_.end());
   *settings_.seed += std::uint64_t{1} << 32;  // draws of another sequence at every position
-  return answer();
+  try {
+    return answer();
+  } catch (const Error&) {
+    if (retried_) drop_turn();
+    throw;
+  }
 }
 
 std::optional<std::string> Chat::edit() {
@@ -533,7 +558,7 @@ std::optional<Exit> Chat::command(Slash command, const std::string& argument) {
       attached_.clear();
       say("a new conversation");
       break;
-    case Slash::system: set_system(argument); break;
+    case Slash::system: system_command(argument); break;
     case Slash::file: attach(argument); break;
     case Slash::edit:
       if (auto text = edit()) return ask(std::move(*text));
