@@ -60,6 +60,11 @@ TEST_CASE("cli: an error is an object on stdout too when JSON is asked for") {
   CHECK(v.find("error")->find("name")->as_string() == "usage");
   CHECK(contains(r.err, v.find("error")->find("message")->as_string()));
   CHECK(run({"run", "--", "--json", "--json"}).out.empty());
+  // Also where the configuration file asks for it.
+  const test::TemporaryDirectory dir;
+  const std::string config = dir.file("config.toml", "json = true\n");
+  const json::Value from_file = json::parse(run({"run", "--config", config, "--temp", "hot", "x"}).out, "error");
+  CHECK(from_file.find("error")->find("name")->as_string() == "usage");
 }
 
 TEST_CASE("cli: closed standard descriptors are survived") {

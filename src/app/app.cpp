@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <clocale>
 #include <new>
+#include <optional>
 
 #include "src/app/batch.h"
 #include "src/app/chat.h"
@@ -91,15 +92,19 @@ Exit report(Terminal& terminal, const Error& error, bool as_json) {
 
 }  // namespace
 
-std::string error_json(const Error& error) {
+json::Value error_value(const Error& error) {
   json::Object body{{"code", json::Value(std::int64_t{static_cast<int>(error.code())})},
                     {"name", json::Value(std::string(exit_name(error.code())))},
                     {"message", json::Value(std::string(error.what()))}};
   if (!error.remedy().empty()) body.emplace_back("remedy", json::Value(error.remedy()));
   if (!error.file().empty()) body.emplace_back("file", json::Value(error.file()));
   if (error.offset()) body.emplace_back("offset", json::Value(std::uint64_t{*error.offset()}));
+  return json::Value(std::move(body));
+}
+
+std::string error_json(const Error& error) {
   return json::dump(json::Value(json::Object{{"schema", json::Value(std::string("fathom.error/1"))},
-                                             {"error", json::Value(std::move(body))}}));
+                                             {"error", error_value(error)}}));
 }
 
 int app_main(int argc, char** argv, const AppHooks& hooks) {
@@ -108,26 +113,31 @@ int app_main(int argc, char** argv, const AppHooks& hooks) {
   std::setlocale(LC_CTYPE, "");
   const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
   const Environment environment = read_environment();
-  Terminal plain(environment, {});
-  const bool as_json = asks_for_json(args);
+  Log log(environment.log);
+  TerminalOptions looks;
+  looks.log = &log;
+  std::optional<Terminal> terminal(std::in_place, environment, looks);
+  bool as_json = asks_for_json(args);
   try {
     signals::install();
     sigbus::install();
     ParsedArgs parsed = parse_args(args);
     const ConfigFile config = read_config(parsed, environment);
     merge_defaults(parsed, config);
+    as_json = as_json || parsed.has("json") || parsed.has("jsonl");
     const Options options = make_options(parsed);
-    Terminal terminal(environment, {options.color, options.unsafe_output, options.quiet, options.verbose});
-    App app{options, environment, config, terminal, hooks};
+    looks = {options.color, options.unsafe_output, options.quiet, options.verbose, &log};
+    terminal.emplace(environment, looks);
+    App app{options, environment, config, *terminal, hooks};
     return static_cast<int>(dispatch(app));
   } catch (const Error& e) {
-    return static_cast<int>(report(plain, e, as_json));
+    return static_cast<int>(report(*terminal, e, as_json));
   } catch (const std::bad_alloc&) {
     const Error e(Exit::out_of_memory, "the host has no more memory", "close other programs, or use a smaller --ctx");
-    return static_cast<int>(report(plain, e, as_json));
+    return static_cast<int>(report(*terminal, e, as_json));
   } catch (const std::exception& e) {
     const Error error(Exit::failure, fmt::format("internal error: {}", e.what()), "this is a bug; please report it");
-    return static_cast<int>(report(plain, error, as_json));
+    return static_cast<int>(report(*terminal, error, as_json));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "src/app/options.h"
 #include "src/app/terminal.h"
 #include "src/base/error.h"
+#include "src/base/json.h"
 
 namespace fathom {
 
@@ -33,6 +34,8 @@ struct App {
   const AppHooks& hooks;
 };
 
+// {"code", "name", "message", ...}: what fathom.error/1 holds under "error".
+json::Value error_value(const Error& error);
 // {"schema":"fathom.error/1","error":{...}} on one line, without the newline.
 std::string error_json(const Error& error);
 

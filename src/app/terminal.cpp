@@ -96,21 +96,35 @@ void Terminal::line(std::string_view untrusted, Style style) {
   }
 }
 
+void Terminal::log(std::string_view kind, std::string_view untrusted) {
+  if (options_.log == nullptr) return;
+  options_.log->write(kind, untrusted);
+  if (const std::string trouble = options_.log->trouble(); !trouble.empty() && !options_.quiet)
+    line(fmt::format("fathom: {}", trouble), Style::warning);
+}
+
 void Terminal::notice(std::string_view untrusted) {
+  log("notice", untrusted);
   if (!options_.quiet && (err_.is_terminal() || options_.verbose > 0)) line(untrusted, Style::dim);
 }
 
-void Terminal::stats(std::string_view untrusted) { line(untrusted, Style::dim); }
+void Terminal::stats(std::string_view untrusted) {
+  log("stats", untrusted);
+  line(untrusted, Style::dim);
+}
 
 void Terminal::detail(std::string_view untrusted) {
+  log("detail", untrusted);
   if (options_.verbose > 0) line(untrusted, Style::dim);
 }
 
 void Terminal::warning(std::string_view untrusted) {
+  log("warning", untrusted);
   if (!options_.quiet) line(fmt::format("fathom: {}", untrusted), Style::warning);
 }
 
 void Terminal::error(std::string_view message, std::string_view remedy) {
+  log("error", remedy.empty() ? std::string(message) : fmt::format("{}\n{}", message, remedy));
   line(fmt::format("fathom: {}", message), Style::plain);
   if (!remedy.empty()) line(remedy, Style::plain);
 }

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "src/app/environment.h"
+#include "src/app/log.h"
 #include "src/app/sanitiser.h"
 
 namespace fathom {
@@ -15,6 +16,7 @@ struct TerminalOptions {
   bool unsafe_output = false;  // pass control bytes to a terminal unchanged
   bool quiet = false;
   int verbose = 0;
+  Log* log = nullptr;  // gets every line that is meant for stderr; must outlive the terminal
 };
 
 // How a run of text looks. fathom uses few looks, and none carries meaning alone.
@@ -78,6 +80,7 @@ class Terminal {
 
  private:
   void line(std::string_view untrusted, Style style);
+  void log(std::string_view kind, std::string_view untrusted);
   TerminalOptions options_;
   bool stdin_terminal_;
   Screen out_, err_;
