@@ -151,6 +151,30 @@ TEST_CASE("commands: inspect and verify") {
   CHECK(run({"verify", "/nonexistent"}).code == 3);
 }
 
+TEST_CASE("commands: verify tells in JSON what it has found, also where it fails") {
+  const test::TemporaryDirectory dir;
+  std::filesystem::copy("tests/goldens/v2-lite", dir.path(), std::filesystem::copy_options::recursive);
+  dir.file("SHA256SUMS", std::string(64, '0') + "  model.safetensors\n");
+  const Outcome r = run({"verify", dir.path(), "--hash", "--json"});
+  CHECK(r.code == 4);
+  CHECK(contains(r.err, "expected SHA-256 0000"));
+  const json::Value v = parsed(r.out);
+  CHECK(v.find("schema")->as_string() == "fathom.verify/1");
+  CHECK_FALSE(v.find("ok")->as_bool());
+  CHECK(v.find("error")->find("name")->as_string() == "bad-checkpoint");
+  bool found = false;
+  for (const json::Value& f : v.find("files")->as_array())
+    if (f.find("file")->as_string() == "model.safetensors") found = f.find("sha256")->as_string().size() == 64;
+  CHECK(found);
+}
+
+TEST_CASE("commands: flags that this model or machine cannot honour are refused") {
+  CHECK(run({"run", "-m", "models/minnow", "--backend", "cpu", "--experts", "gpu", "hi"}).code == 5);
+  const Outcome stop = run({"run", "-m", "tests/goldens/v3", "--ids", "1,2", "--stop", "x"});
+  CHECK(stop.code == 2);
+  CHECK(contains(stop.err, "--stop needs a tokenizer"));
+}
+
 TEST_CASE("commands: quantize writes a checkpoint that runs, and refuses what is FP8") {
   const test::TemporaryDirectory dir;
   const std::string out = dir.path() + "/fp8";

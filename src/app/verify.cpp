@@ -10,7 +10,7 @@ namespace {
 struct Outcome {
   json::Object members;  // of the JSON object
   std::vector<std::string> lines;
-  std::optional<Error> error;  // thrown after all has been said
+  std::optional<Error> error;  // reported after all has been said
 };
 
 json::Value text(std::string_view s) { return json::Value(std::string(s)); }
@@ -36,7 +36,12 @@ void check_values(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
   outcome.members.emplace_back("tensors_read", number(report.tensors));
   outcome.members.emplace_back("bytes_read", number(report.bytes));
   outcome.members.emplace_back("value_notes", json::Value(std::move(notes)));
-  require_sound(report, checkpoint);
+  try {
+    require_sound(report, checkpoint);
+  } catch (const Error& e) {
+    outcome.error = e;
+    return;
+  }
   outcome.lines.push_back(fmt::format("values: {} tensors, {} bytes: no NaN, no infinity, every scale sound",
                                       grouped(report.tensors), grouped(report.bytes)));
 }
@@ -78,6 +83,16 @@ void check_hashes(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
   }
 }
 
+// One object, with all that was found also where it ends in an error.
+Exit report_json(App& app, Outcome outcome) {
+  outcome.members.emplace_back("ok", json::Value(!outcome.error));
+  if (outcome.error) outcome.members.emplace_back("error", error_value(*outcome.error));
+  app.terminal.out().raw(json::dump(json::Value(std::move(outcome.members))) + "\n");
+  if (!outcome.error) return Exit::ok;
+  app.terminal.error(outcome.error->what(), outcome.error->remedy());
+  return outcome.error->code();
+}
+
 }  // namespace
 
 Exit verify_command(App& app) {
@@ -109,14 +124,10 @@ Exit verify_command(App& app) {
   for (const std::string& note : checkpoint.notes()) outcome.lines.push_back("note: " + note);
   if (o.verify == VerifyMode::values) check_values(app, checkpoint, outcome);
   if (o.verify == VerifyMode::hash) check_hashes(app, checkpoint, outcome);
-  if (o.json && !outcome.error) {
-    outcome.members.emplace_back("ok", json::Value(true));
-    app.terminal.out().raw(json::dump(json::Value(std::move(outcome.members))) + "\n");
-  } else if (!o.json) {
-    for (const std::string& line : outcome.lines) app.terminal.out().text(line + "\n");
-    if (!outcome.error) app.terminal.out().text(fmt::format("{} is whole\n", model.name));
-    app.terminal.out().end_text();
-  }
+  if (o.json) return report_json(app, std::move(outcome));
+  for (const std::string& line : outcome.lines) app.terminal.out().text(line + "\n");
+  if (!outcome.error) app.terminal.out().text(fmt::format("{} is whole\n", model.name));
+  app.terminal.out().end_text();
   if (outcome.error) throw *outcome.error;
   return Exit::ok;
 }
