@@ -114,7 +114,7 @@ TEST_CASE("checkpoint: every bad shard is listed at once") {
                                  dir.path(), kShard1, whole.size() - 1, whole.size(), kShard2, kShard3,
                                  kIndex));
   CHECK(o.remedy ==
-        fmt::format("hf download ORG/NAME --local-dir {} {} {} {}", dir.path(), kShard1, kShard2, kShard3));
+        fmt::format("To repair:  hf download ORG/NAME --local-dir {} {} {} {}", dir.path(), kShard1, kShard2, kShard3));
   CHECK(o.file == kShard1);
 }
 
@@ -131,7 +131,7 @@ TEST_CASE("checkpoint: a snapshot of the Hub cache is named by its repository") 
   cache.resize("models--deepseek-ai--DeepSeek-R1/blobs/abcd", whole.size() / 2);
   const Outcome o = outcome_of([&] { Checkpoint::open(FileSet::directory(snapshot)); });
   CHECK(o.says("cannot use deepseek-ai/DeepSeek-R1: 1 of 1 shards is incomplete"));
-  CHECK(o.remedy == "hf download deepseek-ai/DeepSeek-R1 model.safetensors");
+  CHECK(o.remedy == "To repair:  hf download deepseek-ai/DeepSeek-R1 model.safetensors");
 }
 
 TEST_CASE("checkpoint: truncation anywhere is refused") {

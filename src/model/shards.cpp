@@ -31,7 +31,7 @@ std::string hub_name(const std::string& path) {
 
 std::string download_command(const FileSet& files, const std::vector<std::string>& names) {
   const std::string repository = hub_name(files.label());
-  std::string command = "hf download " + (repository.empty() ? "ORG/NAME" : repository);
+  std::string command = "To repair:  hf download " + (repository.empty() ? "ORG/NAME" : repository);
   if (repository.empty()) command += " --local-dir " + files.label();
   if (names.size() > 8) return command + " --include '*.safetensors'";
   for (const std::string& n : names) command += " " + n;
