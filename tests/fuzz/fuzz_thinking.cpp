@@ -42,11 +42,11 @@ void channels(std::string_view input) {
   const test::TableTokenizer tokenizer(pieces(), by_id ? std::vector<std::int32_t>{kOpen, kClose, kEnd}
                                                        : std::vector<std::int32_t>{kEnd});
   GenerationRequest request;
-  request.chat = (mode & 2) == 0;
+  request.prompt.chat = (mode & 2) == 0;
   if (mode & 4) request.stop = {"STOP", "TOPS"};
   if (mode & 8) request.think_budget = mode >> 4;
-  request.markers = find_think_markers(tokenizer, "<think>");
-  request.prompt_tail = mode & 16 ? "<think>\n" : mode & 32 ? "</think>" : "";
+  request.prompt.markers = find_think_markers(tokenizer, "<think>");
+  request.prompt.tail = mode & 16 ? "<think>\n" : mode & 32 ? "</think>" : "";
   Text told;
   GenerationEvents events;
   events.reasoning = [&](std::string_view s) { told.reasoning += s; };
@@ -67,7 +67,7 @@ void channels(std::string_view input) {
   }
   for (const std::string& stop : request.stop)
     require(result.content.find(stop) == std::string::npos, "the content ends before a stop string");
-  if (!request.chat) require(result.reasoning.empty(), "without a chat there is no thinking");
+  if (!request.prompt.chat) require(result.reasoning.empty(), "without a chat there is no thinking");
 }
 const fuzz::Target channels_target("channels", channels);
 
