@@ -200,9 +200,10 @@ void merge_defaults(ParsedArgs& args, const ConfigFile& file) {
     }
   }
   for (auto& [flag, values] : merged) args.given[flag] = std::move(values);
-  for (const auto& [flag, needed] : kNeeds)
-    if (!args.has(needed) && std::any_of(merged.begin(), merged.end(), [&](const auto& m) { return m.first == flag; }))
-      args.given.erase(args.given.find(flag));
+  for (const auto& [flag, needed] : kNeeds) {
+    const auto is_flag = [&name = flag](const auto& m) { return m.first == name; };
+    if (!args.has(needed) && std::any_of(merged.begin(), merged.end(), is_flag)) args.given.erase(args.given.find(flag));
+  }
 }
 
 // -- values ---------------------------------------------------------------------------------------------------------
