@@ -175,6 +175,29 @@ TEST_CASE("commands: flags that this model or machine cannot honour are refused"
   CHECK(contains(stop.err, "--stop needs a tokenizer"));
 }
 
+TEST_CASE("commands: inspect --plan says where a model goes here and what its speed can be at most") {
+  const Outcome text = run({"inspect", "models/minnow", "--plan"});
+  CHECK(text.code == 0);
+  CHECK(contains(text.out, "\n  plan         cpu: weights 0.02 GiB mapped + cache 0.03 GiB (4096 positions)"));
+  CHECK(contains(text.out, "\n  prediction   decode at most "));
+  const json::Value v = parsed(run({"inspect", "models/minnow", "--plan", "--json"}).out);
+  const json::Value* plan = v.find("plan");
+  REQUIRE(plan != nullptr);
+  CHECK(plan->find("fits")->as_bool());
+  CHECK(plan->find("backend")->as_string() == "cpu");
+  CHECK(plan->find("context")->integer_in(4096, 4096));
+  CHECK(plan->find("cache_bytes")->integer_in(4096 * 6 * 576 * 2, 4096 * 6 * 576 * 2));  // positions, layers, values, BF16
+  const double most = plan->find("decode_tps_at_most")->as_number(), full = plan->find("decode_tps_at_most_full_context")->as_number();
+  CHECK(full > 0);
+  // The cache adds 28.3 MB to the 9.8 MB of weights.
+  CHECK(most / full == doctest::Approx((9'808'616.0 + 28'311'552) / 9'808'616).epsilon(0.01));
+  CHECK(parsed(run({"inspect", "models/minnow", "--json"}).out).find("plan") == nullptr);
+  // What does not run here is the answer, not a failure.
+  const Outcome none = run({"inspect", "models/minnow", "--plan", "--backend", "cuda", "--gpus", "99"});
+  CHECK(none.code == 0);
+  CHECK(contains(none.out, "plan         does not run here: --gpus 99"));
+}
+
 TEST_CASE("commands: quantize writes a checkpoint that runs, and refuses what is FP8") {
   const test::TemporaryDirectory dir;
   const std::string out = dir.path() + "/fp8";

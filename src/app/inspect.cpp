@@ -1,6 +1,7 @@
 // fathom inspect and fathom models: what is in a checkpoint, and which there are. Headers only.
 #include "src/app/commands.h"
 #include "src/app/load.h"
+#include "src/app/plan.h"
 #include "src/base/text.h"
 #include "src/model/rope.h"
 
@@ -79,7 +80,7 @@ Facts read_facts(App& app) {
   return f;
 }
 
-std::string inspect_json(const Facts& f, bool tensors) {
+std::string inspect_json(const Facts& f, bool tensors, const std::optional<PlanReport>& plan) {
   json::Object elements;
   for (const auto& [type, n] : elements_by_type(f.checkpoint))
     elements.emplace_back(type, integer(static_cast<std::int64_t>(n)));
@@ -96,6 +97,7 @@ std::string inspect_json(const Facts& f, bool tensors) {
                  {"elements", json::Value(std::move(elements))},
                  {"tokenizer", text(f.tokenizer)},
                  {"notes", json::Value(std::move(notes))}};
+  if (plan) o.emplace_back("plan", plan_value(*plan));
   if (tensors) {
     json::Array list;
     for (const auto& [tensor, view] : f.checkpoint.tensors()) {
@@ -111,7 +113,7 @@ std::string inspect_json(const Facts& f, bool tensors) {
   return json::dump(json::Value(std::move(o))) + "\n";
 }
 
-std::string inspect_text(const Facts& f, bool tensors) {
+std::string inspect_text(const Facts& f, bool tensors, const std::optional<PlanReport>& plan) {
   const Config& c = f.config;
   std::string out = fmt::format("{}  ({}, {})\n", f.model.name, c.model_type, c.architecture);
   const auto line = [&](std::string_view key, const std::string& value) { out += fmt::format("  {:<12} {}\n", key, value); };
@@ -138,6 +140,7 @@ std::string inspect_text(const Facts& f, bool tensors) {
   for (const std::string& note : f.checkpoint.notes()) line("note", note);
   if (!f.unknown.empty())
     line("note", fmt::format("{} tensors are not used, the first is {}", f.unknown.size(), printable(f.unknown[0])));
+  if (plan) out += plan_text(*plan);
   if (tensors)
     for (const auto& [tensor, view] : f.checkpoint.tensors())
       out += fmt::format("{}  {}  {}\n", printable(tensor), describe(view),
@@ -148,12 +151,13 @@ std::string inspect_text(const Facts& f, bool tensors) {
 }  // namespace
 
 Exit inspect_command(App& app) {
-  if (app.options.plan) throw Error(Exit::unsupported, "inspect --plan is not part of this build");
   const Facts facts = read_facts(app);
+  std::optional<PlanReport> plan;
+  if (app.options.plan) plan = plan_here(app, facts.model);
   if (app.options.json) {
-    app.terminal.out().raw(inspect_json(facts, app.options.tensors));
+    app.terminal.out().raw(inspect_json(facts, app.options.tensors, plan));
   } else {
-    app.terminal.out().text(inspect_text(facts, app.options.tensors));
+    app.terminal.out().text(inspect_text(facts, app.options.tensors, plan));
     app.terminal.out().end_text();
   }
   return Exit::ok;
