@@ -133,8 +133,9 @@ std::string slash_help() {
     out += fmt::format("  {:<22}{}\n", fmt::format("{} {}", row.name, shown), row.help);
   }
   return out +
-         "  Several lines: paste them, Alt-Enter or Ctrl-J for a new line, or put them between two \"\"\".\n"
-         "  Ctrl-C stops an answer. A message that begins with a slash is typed with two: //etc/hosts.\n";
+         "  Several lines: paste them, type Alt-Enter or Ctrl-J between them, or put \"\"\"\n"
+         "  before and after them. Ctrl-C stops an answer.\n"
+         "  A message that begins with a slash is typed with two: //etc/hosts.\n";
 }
 
 Completion complete_chat(std::string_view line, const std::string& home) {

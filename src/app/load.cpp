@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "src/app/input.h"
+#include "src/app/progress.h"
 #include "src/base/descriptor.h"
 #include "tokenizer/templates.h"
 
@@ -95,6 +96,10 @@ EngineOptions engine_options_of(App& app) {
                                                   : WeightCheck::quick;
   options.chat_template = template_of(app);
   options.progress = [&](std::string_view what) { app.terminal.progress(what); };
+  options.bytes = [&, phase = std::string(), shown = std::shared_ptr<Progress>()](std::string_view what, std::uint64_t done, std::uint64_t total) mutable {
+    if (phase != what) shown = std::make_shared<Progress>(app.terminal, phase = std::string(what));
+    shown->bytes(done, total);
+  };
   return options;
 }
 
@@ -112,12 +117,8 @@ LoadedModel load_model(App& app, bool tokenizer_required) {
 
 std::unique_ptr<Forward> forward_of(App& app, const Engine& engine) {
   if (app.hooks.make_forward) return app.hooks.make_forward(engine);
-  auto forward = engine.make_forward(1, [&](std::uint64_t done, std::uint64_t total) {
-    const auto gib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
-    app.terminal.progress(fmt::format("uploading {:.1f} of {:.1f} GiB", gib(done), gib(total)));
-  });
-  app.terminal.progress("");
-  return forward;
+  Progress uploading(app.terminal, "uploading");
+  return engine.make_forward(1, [&](std::uint64_t done, std::uint64_t total) { uploading.bytes(done, total); });
 }
 
 SamplingParams sampling_of(const Options& o, const GenerationConfig& generation) {

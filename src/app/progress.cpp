@@ -43,16 +43,23 @@ std::string Progress::left(std::uint64_t done, std::uint64_t total) const {
   return fmt::format(", {}:{:02} left", seconds / 60, seconds % 60);
 }
 
+std::string Progress::bar(std::uint64_t done, std::uint64_t total) const {
+  constexpr std::uint64_t kCells = 20;
+  if (terminal_.err().width() < 72) return {};
+  const auto filled = static_cast<std::size_t>(static_cast<double>(done) / static_cast<double>(total) * kCells);
+  return fmt::format(" [{}{}]", std::string(filled, '#'), std::string(kCells - filled, '.'));
+}
+
 void Progress::count(std::uint64_t done, std::uint64_t total, std::string_view unit) {
   if (!due(done, total)) return;
-  terminal_.progress(fmt::format("{} {}/{} {}, {:.0f} %{}", what_, grouped(done), grouped(total), unit,
+  terminal_.progress(fmt::format("{}{} {}/{} {}, {:.0f} %{}", what_, bar(done, total), grouped(done), grouped(total), unit,
                                  100.0 * static_cast<double>(done) / static_cast<double>(total), left(done, total)));
 }
 
 void Progress::bytes(std::uint64_t done, std::uint64_t total) {
   if (!due(done, total)) return;
   const double gb = 1e9, spent = std::chrono::duration<double>(Clock::now() - begin_).count();
-  terminal_.progress(fmt::format("{} {:.1f}/{:.1f} GB, {:.1f} GB/s{}", what_, static_cast<double>(done) / gb,
+  terminal_.progress(fmt::format("{}{} {:.1f}/{:.1f} GB, {:.1f} GB/s{}", what_, bar(done, total), static_cast<double>(done) / gb,
                                  static_cast<double>(total) / gb, static_cast<double>(done) / gb / spent, left(done, total)));
 }
 

@@ -20,14 +20,16 @@ class Progress {
   // Removes the line.
   ~Progress();
 
-  // "reading the prompt 1,024/8,192 tokens, 12 %, 0:05 left"; `unit` "tokens".
+  // "reading [##..................] 1,024/8,192 tokens, 12 %, 0:05 left"; `unit` "tokens". Without the bar where the
+  // terminal is narrow.
   void count(std::uint64_t done, std::uint64_t total, std::string_view unit);
-  // "uploading 412/688 GB, 3.1 GB/s, 1:29 left"
+  // "uploading [###########.........] 412.0/688.0 GB, 3.1 GB/s, 1:29 left"
   void bytes(std::uint64_t done, std::uint64_t total);
 
  private:
   using Clock = std::chrono::steady_clock;
   bool due(std::uint64_t done, std::uint64_t total);
+  std::string bar(std::uint64_t done, std::uint64_t total) const;
   std::string left(std::uint64_t done, std::uint64_t total) const;
   Terminal& terminal_;
   std::string what_;

@@ -5,6 +5,7 @@
 #include "src/app/commands.h"
 #include "src/app/input.h"
 #include "src/app/load.h"
+#include "src/app/progress.h"
 #include "src/app/record.h"
 #include "src/app/run_session.h"
 #include "src/app/signals.h"
@@ -148,10 +149,11 @@ Exit run_command(App& app) {
                    .placement = forward->describe(),
                    .hide_thinking = o.show_thinking == ThinkingDisplay::hidden};
   const std::unique_ptr<AnswerView> view = make_view(app, engine, record, *output);
+  std::optional<Progress> reading(std::in_place, app.terminal, "reading");
   GenerationEvents events;
   events.prefill = [&](std::size_t done, std::size_t total) {
-    // A short prompt is over before anybody could read this.
-    app.terminal.progress(total > 512 && done < total ? fmt::format("reading {} of {} tokens", done, total) : "");
+    if (done < total) return reading->count(done, total, "tokens");
+    reading.reset();
   };
   events.reasoning = [&](std::string_view text) { view->reasoning(text); };
   events.content = [&](std::string_view text) { view->content(text); };

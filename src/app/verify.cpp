@@ -1,6 +1,9 @@
 // fathom verify: prove that a checkpoint is whole.
+#include <memory>
+
 #include "src/app/commands.h"
 #include "src/app/load.h"
+#include "src/app/progress.h"
 #include "src/base/text.h"
 #include "src/model/verify.h"
 
@@ -17,11 +20,8 @@ json::Value text(std::string_view s) { return json::Value(std::string(s)); }
 json::Value number(std::uint64_t n) { return json::Value(std::uint64_t{n}); }
 
 VerifyProgress progress_of(App& app, std::string what) {
-  return [&app, what = std::move(what)](std::uint64_t done, std::uint64_t total) {
-    const double gb = 1e-9;
-    app.terminal.progress(fmt::format("{} {:.1f}/{:.1f} GB", what, static_cast<double>(done) * gb,
-                                      static_cast<double>(total) * gb));
-  };
+  auto progress = std::make_shared<Progress>(app.terminal, std::move(what));
+  return [progress = std::move(progress)](std::uint64_t done, std::uint64_t total) { progress->bytes(done, total); };
 }
 
 void check_values(App& app, const Checkpoint& checkpoint, Outcome& outcome) {

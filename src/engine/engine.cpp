@@ -53,8 +53,15 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
   // The config first: a model of another family is refused by name, not by its tensors.
   Config config = read_config(files);
   const bool mmap = options.mmap.value_or(!files.on_disk() || !on_network_file_system(files.label()));
+  const auto counted = [&](std::string_view phase) {
+    return [&, phase](std::uint64_t done, std::uint64_t total) {
+      if (options.bytes) options.bytes(phase, done, total);
+    };
+  };
   say("checking shards");
-  std::unique_ptr<Engine> engine(new Engine(Checkpoint::open(std::move(files), {.mmap = mmap})));
+  CheckpointOptions how{.mmap = mmap, .progress = {}};
+  if (!mmap) how.progress = counted("reading");
+  std::unique_ptr<Engine> engine(new Engine(Checkpoint::open(std::move(files), how)));
   engine->config_ = std::move(config);
   engine->generation_ = read_generation_config(engine->checkpoint_.files(), engine->config_.vocab_size);
   say("binding weights");
@@ -62,7 +69,7 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
   engine->weights_ = bind_weights(engine->checkpoint_, engine->config_, {}, &unknown);
   engine->threads_ = std::make_unique<Threads>(options.threads.value_or(usable_cores()));
   if (options.check == WeightCheck::values)
-    require_sound(scan_values(engine->checkpoint_, *engine->threads_), engine->checkpoint_);
+    require_sound(scan_values(engine->checkpoint_, *engine->threads_, counted("scanning")), engine->checkpoint_);
   engine->notes_ = engine->checkpoint_.notes();
   if (!unknown.empty())
     engine->notes_.push_back(fmt::format("{} tensors are not used, the first is {}", unknown.size(), unknown.front()));

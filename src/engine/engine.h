@@ -48,6 +48,8 @@ struct EngineOptions {
   // NAME of a built-in template or the text of a Jinja file; nothing: the checkpoint's own.
   std::optional<std::string> chat_template;
   std::function<void(std::string_view)> progress;  // "checking 163 shards"
+  // How far a phase is that reads the weights: "reading" without mmap, "scanning" for WeightCheck::values. In bytes.
+  std::function<void(std::string_view phase, std::uint64_t done, std::uint64_t total)> bytes;
 };
 
 // The GPU to run on; nothing: the CPU. Never falls back silently: unsupported when one was asked for and is not there.

@@ -30,6 +30,8 @@ Checkpoint Checkpoint::open(FileSet files, const CheckpointOptions& options) {
   std::vector<ShardHeader> headers = read_shard_headers(files, list);
   Checkpoint c(std::move(files));
   c.notes_ = check_index(list, headers);
+  std::uint64_t total = 0, done = 0;
+  for (const ShardHeader& h : headers) total += h.size;
   for (ShardHeader& h : headers) {
     Blob blob = map_shard(c.files_, h, options.mmap);
     const std::byte* data = blob.bytes().data() + h.header.data_offset;
@@ -38,6 +40,8 @@ Checkpoint Checkpoint::open(FileSet files, const CheckpointOptions& options) {
       TensorView view{t.dtype, std::move(t.shape), data + t.begin, t.end - t.begin};
       c.tensors_.emplace(std::move(t.name), std::move(view));
     }
+    done += h.size;
+    if (options.progress) options.progress(done, total);
     c.shards_.push_back({std::move(h.name), h.size, h.header.data_offset, h.identity, std::move(blob)});
   }
   return c;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -36,6 +37,8 @@ SafetensorsHeader parse_safetensors_header(Bytes prefix, std::uint64_t file_size
 
 struct CheckpointOptions {
   bool mmap = true;
+  // Called after each shard that was mapped or read, with bytes of all of them.
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress;
 };
 
 class Checkpoint {
