@@ -1,6 +1,7 @@
 """Chats interrupted at random moments. Each must end by a documented code with the terminal's modes as they were.
 
-usage: interrupts.py TESTS [COUNT] [SEED]
+usage: interrupts.py TESTS [COUNT] [SEED]          the scripted model
+       interrupts.py FATHOM [COUNT] [SEED] MODEL   a real one, which answers without end and reads a long prompt
 """
 import os
 import random
@@ -38,10 +39,13 @@ def fresh_modes():
     return modes
 
 
-def one(tests, folder, rng, before):
-    """Returns (exit code, None) or (code, what is wrong)."""
-    child = pexpect.spawn(tests, ["--as-fathom", "chat", "-m", f"{folder}/fake"], env=settings(folder),
-                          dimensions=(24, 80), timeout=5)
+LONG = "Tell me about numbers. " * 100
+
+
+def one(program, arguments, folder, rng, before, longest):
+    """Returns (exit code, None) or (code, what is wrong). Interrupts fall within `longest` seconds."""
+    child = pexpect.spawn(program, arguments, env=settings(folder), dimensions=(24, 80), timeout=5)
+    child.delaybeforesend = None
     slave = open_terminal(child)
     screen = pyte.Screen(80, 24)
     stream = pyte.ByteStream(screen)
@@ -62,12 +66,16 @@ def one(tests, folder, rng, before):
         while time.monotonic() < end:
             read()
             if not child.isalive():
+                read()  # its last words
                 return True
         return False
 
-    if rng.random() < 0.8:
+    question = rng.random()
+    if question < 0.4:
         child.send("a question" + "\r")
-    time.sleep(rng.random() * 0.25)
+    elif question < 0.8:
+        child.send("\x1b[200~" + LONG + "\x1b[201~\r")
+    time.sleep(rng.random() * longest)
     read()
     kind = rng.choice(["int", "int-int", "term", "hup", "key", "winch-int", "tstp-cont-int"])
     if kind == "key":
@@ -110,16 +118,21 @@ def one(tests, folder, rng, before):
 
 
 def main():
-    tests = os.path.abspath(sys.argv[1])
+    program = os.path.abspath(sys.argv[1])
+    model = sys.argv[4] if len(sys.argv) > 4 else None
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     rng = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
     with tempfile.TemporaryDirectory() as folder:
-        os.system(f"'{tests}' --fake-checkpoint {folder}/fake")
-        with open(f"{folder}/script", "w") as f:
-            f.write("x" * 300 + "\x1e" + "A short answer.")
+        if model is None:
+            os.system(f"'{program}' --fake-checkpoint {folder}/fake")
+            with open(f"{folder}/script", "w") as f:
+                f.write("x" * 300 + "\x1e" + "A short answer.")
+            arguments = ["--as-fathom", "chat", "-m", f"{folder}/fake"]
+        else:
+            arguments = ["chat", "-m", model, "--ignore-eos"]
         codes, wrong, before = {}, [], fresh_modes()
         for i in range(count):
-            code, problem = one(tests, folder, rng, before)
+            code, problem = one(program, arguments, folder, rng, before, 0.25 if model is None else 0.8)
             codes[code] = codes.get(code, 0) + 1
             if problem:
                 wrong.append((i, problem))
