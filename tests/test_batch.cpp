@@ -102,8 +102,10 @@ TEST_CASE("batch: a line's fields are checked one by one") {
            {R"({"ids":[-1]})", "ids"},
            {R"({"messages":[{"role":"king","content":"x"}]})", "king"},
            {R"({"custom_id":7,"prompt":"a"})", "custom_id"},
-       })
-    CHECK_MESSAGE(problem_with(line).find(says) != std::string::npos, line, " gave ", problem_with(line));
+       }) {
+    const std::string problem = std::string(line) + " gave " + problem_with(line);
+    CHECK_MESSAGE(problem.find(says, std::string_view(line).size()) != std::string::npos, problem);
+  }
 }
 
 TEST_CASE("batch: records in input order, bad lines answered with errors, exit 10") {

@@ -104,7 +104,8 @@ TEST_CASE("tokenizer: DeepSeek-V3's golden ids") {
       {"<｜place▁holder▁no▁798｜>", {128798}},
   };
   for (const auto& [text, ids] : golden) {
-    CAPTURE(text);
+    const std::string& shown = text;
+    CAPTURE(shown);
     CHECK(deepseek_v3().encode(text, AddedTokens::match) == ids);
     CHECK(decode(deepseek_v3(), ids) == text);
   }
@@ -134,7 +135,8 @@ TEST_CASE("tokenizer: characters newer than PCRE2's tables are cut by their cate
       {"a \U00001c89\U00001c8a ", {67, 8751, 113, 234, 160, 113, 235, 223}},
   };
   for (const auto& [text, ids] : golden) {
-    CAPTURE(text);
+    const std::string& shown = text;
+    CAPTURE(shown);
     CHECK(deepseek_v3().encode(text, AddedTokens::plain) == ids);
   }
 }
