@@ -102,6 +102,11 @@ $(BUILD)/tests/bench_kernels: $(BUILD)/tests/cuda/bench/bench_kernels.o $(LIB_OB
 	@echo "  LINK $@"
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS)
 
+# Our GEMMs beside cuBLASLt's, the only program that links it: build/.../tests/bench_gemm fp8 grouped.
+$(BUILD)/tests/bench_gemm: $(BUILD)/tests/cuda/bench/bench_gemm.o $(LIB_OBJ)
+	@echo "  LINK $@"
+	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS) -lcublasLt
+
 # Test code is compiled for compile time; what it tests is compiled as shipped.
 ifeq ($(config),release)
 $(BUILD)/tests/%.o: CXXFLAGS += -O1 -g0 -DDOCTEST_CONFIG_SUPER_FAST_ASSERTS
@@ -187,5 +192,6 @@ help:
 	@echo 'make coverage   branch coverage of the code that reads untrusted bytes'
 	@echo 'make bench      speed of the built-in model on this machine'
 	@echo 'make bench-kernels  build the benchmark of the CUDA kernels'
+	@echo 'make bench-gemm  build the benchmark of the GEMMs beside cuBLASLt'
 	@echo 'make ptxas      registers and spills of every kernel'
 	@echo 'make install    to PREFIX (/usr/local)'

@@ -22,8 +22,6 @@ Round round_for(ActivationType t, bool ue8m0) {
   return ue8m0 ? Round::fp8_ue8m0 : Round::fp8;
 }
 
-constexpr int padded(int cols) { return (cols + 15) / 16 * 16; }
-
 [[noreturn]] void refuse(const std::string& what) {
   throw Error(Exit::unsupported, what, "use --backend cpu");
 }
@@ -113,6 +111,9 @@ CudaForward::Pass CudaForward::pass_for(Role role, int rows) const {
   const Numerics& n = options_.numerics;
   p.round = round_for(prompt ? n.prompt_activations : n.generated_activations, config_.ue8m0_activations);
   p.tensor_cores = prompt && p.round != Round::none && weights_.tensor_cores;
+  // Both factors in one type, where the chip and the weights' layout allow.
+  p.hopper = p.tensor_cores && on_.dependent &&
+             weights_.hopper == (p.round == Round::bf16 ? Code::bf16 : Code::e4m3);
   if (!prompt) {
     p.splits = max_splits(heads_);
     p.keys_per_round = kKeyTile * p.splits;
@@ -165,35 +166,6 @@ RouterParams CudaForward::router_params(const DeviceLayer& l) const {
   p.factor = r.routed_scaling_factor;
   p.ids = work<std::int32_t>(Work::expert_ids);
   p.weights = work<float>(Work::expert_weights);
-  return p;
-}
-
-// -- operands of prompt GEMMs -------------------------------------------------------------------------------
-
-// The operand buffer has two parts: the normed rows, which several products read, and another operand behind
-// them.
-void CudaForward::operand(const Pass& pass, const Input& in, int rows, bool second) {
-  OperandParams p{.input = in, .rows = rows};
-  const std::int64_t first = std::int64_t{placement_.prompt_rows} * padded(config_.hidden_size);
-  const std::int64_t first_scales =
-      std::int64_t{placement_.prompt_rows} * ((config_.hidden_size + 127) / 128);
-  p.out = work<__nv_bfloat16>(Work::input) + (second ? first : 0);
-  if (pass.round == Round::fp8 || pass.round == Round::fp8_ue8m0)
-    p.scale = work<float>(Work::input_scale) + (second ? first_scales : 0);
-  p.input.round = pass.round;
-  make_operand(on_, p);
-}
-
-GemmParams CudaForward::gemm_params(const Matrix& w, bool second) const {
-  GemmParams p;
-  p.w = w;
-  p.a = work<__nv_bfloat16>(Work::input) +
-        (second ? std::int64_t{placement_.prompt_rows} * padded(config_.hidden_size) : 0);
-  p.a_stride = padded(w.cols);
-  if (options_.numerics.prompt_activations == ActivationType::fp8)
-    p.a_scale = work<float>(Work::input_scale) +
-                (second ? std::int64_t{placement_.prompt_rows} * ((config_.hidden_size + 127) / 128) : 0);
-  p.scale_stride = (w.cols + 127) / 128;
   return p;
 }
 
@@ -250,33 +222,6 @@ void CudaForward::project(const Pass& pass, const DeviceLayer& l) {
              pass.round,
              nullptr};
   gemv(on_, p);
-}
-
-void CudaForward::project_gemm(const Pass& pass, const DeviceLayer& l) {
-  const Config& c = config_;
-  const std::int64_t q_stride = std::int64_t{heads_} * c.qk_head_dim();
-  const auto product = [&](const Matrix& w, bool second, Work out, std::int64_t stride) {
-    GemmParams p = gemm_params(w, second);
-    p.rows = pass.rows;
-    p.out = work<float>(out);
-    p.out_stride = stride;
-    gemm(on_, p);
-  };
-  operand(pass, normed(l.input_layernorm, pass.round), pass.rows, false);
-  product(l.kv_a_proj, false, Work::kv_row, c.kv_row());
-  if (c.q_lora_rank > 0) {
-    product(l.q_a_proj, false, Work::q_latent, c.q_lora_rank);
-    operand(pass,
-            {work<float>(Work::q_latent), c.q_lora_rank, c.q_lora_rank, l.q_a_layernorm, c.rms_norm_eps,
-             pass.round, nullptr},
-            pass.rows, true);
-    product(l.q_proj, true, Work::q, q_stride);
-  } else {
-    product(l.q_proj, false, Work::q, q_stride);
-  }
-  rotate(on_, work<float>(Work::kv_row), c.kv_row(), c.kv_row(), rotation(c.kv_row()), pass.rows);
-  rotate(on_, work<float>(Work::q), q_stride, static_cast<int>(q_stride), rotation(c.qk_head_dim()),
-         pass.rows);
 }
 
 void CudaForward::attend(const Pass& pass, int index) {
@@ -337,13 +282,12 @@ void CudaForward::attn_out(const Pass& pass, const DeviceLayer& l) {
   float* out = work<float>(direct ? Work::x : Work::delta);
   const Input in{work<float>(Work::attn), cols, cols, nullptr, 0, pass.round, nullptr};
   if (pass.tensor_cores) {
-    operand(pass, in, pass.rows, true);
-    GemmParams p = gemm_params(l.o_proj, true);
-    p.rows = pass.rows;
+    operand(pass, in, true);
+    GemmParams p = gemm_params(pass, l.o_proj, true);
     p.out = out;
     p.out_stride = config_.hidden_size;
     p.add = direct;
-    gemm(on_, p);
+    multiply(pass, p);
   } else {
     GemvParams p;
     p.segment[0] = {l.o_proj, out, config_.hidden_size, {}};
@@ -404,93 +348,22 @@ void CudaForward::experts(const Pass& pass, const DeviceLayer& l) {
 
 // A dense or shared MLP: added to x, or written to delta.
 void CudaForward::mlp(const Pass& pass, const DeviceLayer& l, const DeviceMlp& m, bool to_x) {
-  float* out = work<float>(to_x ? Work::x : Work::delta);
+  if (pass.tensor_cores) return mlp_gemm(pass, m, to_x);
   float* hidden = work<float>(Work::hidden);
-  if (!pass.tensor_cores) {
-    GateUpParams g;
-    g.shared_gate = m.gate;
-    g.shared_up = m.up;
-    g.input = normed(l.post_attention_layernorm, pass.round);
-    g.hidden = hidden;
-    g.hidden_stride = m.gate.rows;
-    g.rows = pass.rows;
-    gate_up(on_, g);
-    GemvParams p;
-    p.segment[0] = {m.down, out, config_.hidden_size, {}};
-    p.input = {hidden, m.gate.rows, m.gate.rows, nullptr, 0, pass.round, nullptr};
-    p.rows = pass.rows;
-    p.add = to_x;
-    gemv(on_, p);
-    return;
-  }
-  GemmParams g = gemm_params(m.gate, false);
-  g.up = m.up;
+  GateUpParams g;
+  g.shared_gate = m.gate;
+  g.shared_up = m.up;
+  g.input = normed(l.post_attention_layernorm, pass.round);
+  g.hidden = hidden;
+  g.hidden_stride = m.gate.rows;
   g.rows = pass.rows;
-  g.out = hidden;
-  g.out_stride = m.gate.rows;
-  gemm(on_, g);
-  operand(pass, {hidden, m.gate.rows, m.gate.rows, nullptr, 0, pass.round, nullptr}, pass.rows, true);
-  GemmParams d = gemm_params(m.down, true);
-  d.rows = pass.rows;
-  d.out = out;
-  d.out_stride = config_.hidden_size;
-  d.add = to_x;
-  gemm(on_, d);
-}
-
-void CudaForward::experts_gemm(const Pass& pass, const DeviceLayer& l) {
-  const int slots = config_.router.num_experts_per_tok, inner = l.expert.gate.rows;
-  const int pairs = pass.rows * slots;
-  operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
-  const bool shared = l.shared.gate.rows > 0;
-  if (shared) mlp(pass, l, l.shared, false);  // into delta
-
-  const int tiles = (pairs + kGemmRows - 1) / kGemmRows + l.expert_count;
-  int* base = work<int>(Work::tiles);
-  TilesParams t;
-  t.ids = work<std::int32_t>(Work::expert_ids);
-  t.pairs = pairs;
-  t.experts = l.expert_count;
-  t.sorted = base;
-  t.tile_expert = base + placement_.prompt_rows * slots;
-  t.tile_begin = t.tile_expert + tiles;
-  t.tile_count = t.tile_begin + tiles;
-  t.tiles = tiles;
-  sort_by_expert(on_, t);
-
-  const auto gather = [&](GemmParams& p, int which, int divisor) {
-    p.experts = l.experts;
-    p.which = which;
-    p.tile_expert = t.tile_expert;
-    p.tile_begin = t.tile_begin;
-    p.tile_count = t.tile_count;
-    p.tiles = tiles;
-    p.sorted = t.sorted;
-    p.input_divisor = divisor;
-    p.rows = pairs;
-  };
-  float* hidden = work<float>(Work::hidden);
-  GemmParams g = gemm_params(l.expert.gate, false);
-  g.up = l.expert.up;
-  gather(g, 0, slots);
-  g.out = hidden;
-  g.out_stride = inner;
-  gemm(on_, g);
-  operand(pass, {hidden, inner, inner, nullptr, 0, pass.round, nullptr}, pairs, true);
-  GemmParams d = gemm_params(l.expert.down, true);
-  gather(d, 2, 1);
-  d.out_bf16 = work<__nv_bfloat16>(Work::expert_out);
-  d.out_stride = config_.hidden_size;
-  gemm(on_, d);
-  CombineParams c;
-  c.expert_out = d.out_bf16;
-  c.weights = work<float>(Work::expert_weights);
-  c.slots = slots;
-  c.shared = shared ? work<float>(Work::delta) : nullptr;
-  c.x = work<float>(Work::x);
-  c.hidden = config_.hidden_size;
-  c.rows = pass.rows;
-  combine(on_, c);
+  gate_up(on_, g);
+  GemvParams p;
+  p.segment[0] = {m.down, work<float>(to_x ? Work::x : Work::delta), config_.hidden_size, {}};
+  p.input = {hidden, m.gate.rows, m.gate.rows, nullptr, 0, pass.round, nullptr};
+  p.rows = pass.rows;
+  p.add = to_x;
+  gemv(on_, p);
 }
 
 // Logits of the first `rows` rows, or of the rows whose indices were set.
@@ -526,8 +399,7 @@ bool CudaForward::run(Stack stack, Step step, Role role) {
     case Stage::FfnReduce: {
       const DeviceLayer& l = layer(step.layer);
       if (l.expert_count == 0) {
-        if (pass.tensor_cores)
-          operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
+        if (pass.tensor_cores) operand(pass, normed(l.post_attention_layernorm, pass.round), false);
         mlp(pass, l, l.dense, exchange_ == nullptr);
         if (exchange_ != nullptr) reduce_into_x(pass);
       } else if (pass.tensor_cores) {

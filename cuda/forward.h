@@ -88,7 +88,8 @@ class CudaForward final : public Forward {
   struct Pass {
     int rows = 0;
     Round round = Round::none;
-    bool tensor_cores = false;
+    bool tensor_cores = false;  // products as GEMMs
+    bool hopper = false;        // by gemm_fp8 or gemm_bf16
     int splits = 1, keys_per_round = 0;
     bool choose_inside = false;  // gate_up chooses the experts
   };
@@ -116,8 +117,18 @@ class CudaForward final : public Forward {
   void logits(const Pass& pass, Stack stack, int rows, bool indexed);
   void all_layers(const Pass& pass, Stack stack);
 
-  void operand(const Pass& pass, const Input& in, int rows, bool second);
-  GemmParams gemm_params(const Matrix& w, bool second) const;
+  // forward_prompt.cpp
+  struct OperandPlace {
+    std::byte* values = nullptr;  // e4m3 codes, or BF16
+    float* scale = nullptr;       // null without
+    std::int64_t scale_stride = 0;
+  };
+  OperandPlace operand_place(const Pass& pass, int cols, bool second) const;
+  void operand(const Pass& pass, const Input& in, bool second, int rows = 0);
+  GemmParams gemm_params(const Pass& pass, const Matrix& w, bool second) const;
+  void multiply(const Pass& pass, const GemmParams& p);
+  void gate_up_gemm(const Pass& pass, GemmParams& p, int rows);
+  void mlp_gemm(const Pass& pass, const DeviceMlp& m, bool to_x);
 
   void chunk(const ForwardCall& call, int begin, int end, ForwardResult& result, std::size_t& logit,
              std::size_t& hidden);

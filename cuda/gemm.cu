@@ -211,16 +211,17 @@ __global__ void __launch_bounds__(1024) sort_kernel(const __grid_constant__ Tile
     begin[0] = tile[0] = 0;
     for (int e = 0; e < p.experts; ++e) {
       begin[e + 1] = begin[e] + count[e];
-      tile[e + 1] = tile[e] + (count[e] + kRows - 1) / kRows;
+      tile[e + 1] = tile[e] + (count[e] + p.tile_rows - 1) / p.tile_rows;
     }
+    if (p.tile_total != nullptr) *p.tile_total = tile[p.experts];
   }
   __syncthreads();  // beginnings are visible
   for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
     for (int i = tile[e]; i < tile[e + 1]; ++i) {
-      const int first = (i - tile[e]) * kRows;
+      const int first = (i - tile[e]) * p.tile_rows;
       p.tile_expert[i] = e;
       p.tile_begin[i] = begin[e] + first;
-      p.tile_count[i] = min(kRows, count[e] - first);
+      p.tile_count[i] = min(p.tile_rows, count[e] - first);
     }
     count[e] = 0;
   }

@@ -229,10 +229,28 @@ struct OperandParams {
   Input input;                   // round: bf16, fp8 or fp8_ue8m0
   __nv_bfloat16* out = nullptr;  // (T, cols rounded up to 16, zero-padded)
   float* scale = nullptr;        // (T, ceil(cols / 128)); fp8 only
-  float* normed = nullptr;       // (T, cols) FP32 too; null: not wanted
+  // Instead, for gemm_fp8: codes (T, cols rounded up to 16, zero-padded), scale (ceil(cols / 128),
+  // scale_stride).
+  std::uint8_t* codes = nullptr;
+  std::int64_t scale_stride = 0;
   int rows = 0;
 };
 void make_operand(const Launch& on, const OperandParams& p);
+
+// Row i of the output = row sorted[i] / divisor of the input: an operand in the order of its experts.
+struct GatherParams {
+  const std::byte* in = nullptr;  // (.., row_bytes)
+  std::byte* out = nullptr;       // (rows, row_bytes)
+  int row_bytes = 0;              // a multiple of 16
+  const float* scale = nullptr;   // (scale_rows, scale_stride); null: none
+  float* out_scale = nullptr;     // (scale_rows, out_scale_stride)
+  int scale_rows = 0;
+  std::int64_t scale_stride = 0, out_scale_stride = 0;
+  const int* sorted = nullptr;  // (rows)
+  int divisor = 1;
+  int rows = 0;
+};
+void gather_operand(const Launch& on, const GatherParams& p);
 
 // Rotates adjacent pairs in place: see Rotation.
 void rotate(const Launch& on, float* x, std::int64_t stride, int columns, const Rotation& r, int rows);
@@ -258,41 +276,82 @@ void fill_cache(const Launch& on, void* cache, std::int64_t values, bool f32, st
 // benchmark.
 void next_row(const Launch& on, std::int32_t* token, std::int32_t* position, int vocab);
 
-// -- gemm.cu: products of weights with many rows, on tensor cores -------------------------------------------
+// -- gemm.cu, gemm_fp8.cu, gemm_bf16.cu: products of weights with many rows, on tensor cores
+// -----------------
 
-// out(m, n) = (add ? out : 0) + sum_k W(n, k) a(m, k). Either one matrix for all rows, or one expert per tile
-// of rows.
+// out(m, n) = (add ? out : 0) + sum_k W(n, k) a(m, k), for one matrix or two that share the operand, for all
+// rows or one expert per tile of rows.
+//
+// The operand is BF16, or e4m3 values held as BF16 with row-major scales (gemm); or e4m3 codes with scales in
+// columns, one per row (gemm_fp8). Two matrices and out_codes are for gemm_fp8 and gemm_bf16 only.
 struct GemmParams {
-  Matrix w;                          // pointers ignored with experts
-  const __nv_bfloat16* a = nullptr;  // (rows of the operand, a_stride)
-  std::int64_t a_stride = 0;
-  const float* a_scale = nullptr;  // (rows of the operand, scale_stride): e4m3 activations; null: none
-  std::int64_t scale_stride = 0;
-  int rows = 0;                       // of the operand
-  float* out = nullptr;               // (rows, out_stride) FP32
-  __nv_bfloat16* out_bf16 = nullptr;  // instead of `out`
+  Matrix w;                             // with experts gemm_fp8 and gemm_bf16 take the codes of expert 0
+  const __nv_bfloat16* a = nullptr;     // (rows of the operand, a_stride)
+  const std::uint8_t* codes = nullptr;  // the same as e4m3 codes
+  std::int64_t a_stride = 0;            // in values
+  const float* a_scale = nullptr;       // (rows of the operand, scale_stride) beside `a`; null: none;
+                                        // (blocks of 128 columns, scale_stride) beside `codes`
+  std::int64_t scale_stride = 0;        // a multiple of 4
+  int rows = 0;                         // of the operand
+  float* out = nullptr;                 // (rows, out_stride) FP32
+  __nv_bfloat16* out_bf16 = nullptr;    // instead of `out`
   std::int64_t out_stride = 0;
   bool add = false;
-  // Gate and up at once: out(m, n) = silu(gate) * up, with w the gate.
-  Matrix up;  // rows 0: plain
+  // Gate and up at once: out(m, n) = silu(gate) * up, with w the gate. With out2: a second matrix.
+  Matrix up;              // rows 0: none
+  float* out2 = nullptr;  // (rows, out2_stride) FP32
+  std::int64_t out2_stride = 0;
+  // Gate and up of gemm_fp8: the rounded operand of `down`, rows in sorted order: e4m3 codes (.., out_stride)
+  // and scales (blocks of 128 columns, out_scale_stride).
+  std::uint8_t* out_codes = nullptr;
+  float* out_scale = nullptr;
+  std::int64_t out_scale_stride = 0;
+  bool ue8m0 = false;
   // Experts: tile i holds rows [tile_begin[i], + tile_count[i]) of the sorted order for expert
-  // tile_expert[i].
+  // tile_expert[i]. gemm gathers a row of the operand per pair; for gemm_fp8 and gemm_bf16 the operand's rows
+  // are in sorted order already.
   const ExpertPointers* experts = nullptr;
-  int which = 0;  // 0: gate (and up), 2: down
+  int expert_count = 0;
+  std::int64_t expert_bytes = 0;  // between the codes of neighbouring experts (gemm_fp8, gemm_bf16)
+  int which = 0;                  // 0: gate (and up), 2: down
   const int *tile_expert = nullptr, *tile_begin = nullptr, *tile_count = nullptr;
-  int tiles = 0;                // upper bound; tiles with count 0 return at once
-  const int* sorted = nullptr;  // (T * slots): pair index t * slots + slot in sorted order
+  const int* tile_total = nullptr;  // number of tiles in use
+  int tiles = 0;                    // upper bound; tiles with count 0 return at once
+  const int* sorted = nullptr;  // (T * slots): pair index t * slots + slot in sorted order; null: rows of the
+                                // output are in sorted order
   int input_divisor = 1;        // operand row of a pair = pair / input_divisor
 };
 void gemm(const Launch& on, const GemmParams& p);
 
-// Sorts the (row, slot) pairs by expert and cuts each expert's pairs into tiles of kGemmRows.
+// Tiles of gemm_fp8 and gemm_bf16: rows by weight rows, and blocks that share weights.
+enum class GemmTile : std::uint8_t {
+  automatic,
+  rows128_columns256,
+  rows128_columns256_alone,
+  rows128_columns128,
+  rows128_columns128_alone,
+  rows128_columns64,
+  rows64_columns256,
+  rows64_columns32
+};
+// The same on Hopper: e4m3 by e4m3, and BF16 by BF16. Bits depend neither on the tile nor on the number of
+// rows. Preconditions: runs_hopper_code(); no row_shift, no col_shift; rows of weights and strides even;
+// experts evenly spaced.
+void gemm_fp8(const Launch& on, const GemmParams& p, GemmTile tile = GemmTile::automatic);
+void gemm_bf16(const Launch& on, const GemmParams& p, GemmTile tile = GemmTile::automatic);
+
+// Rows of a tile of gemm_fp8 and gemm_bf16 when `pairs` rows are sorted by expert.
+constexpr int grouped_tile_rows(int pairs, int experts) { return pairs <= 64 * experts ? 64 : 128; }
+
+// Sorts the (row, slot) pairs by expert and cuts each expert's pairs into tiles of tile_rows.
 struct TilesParams {
   const std::int32_t* ids = nullptr;  // (T, slots)
   int pairs = 0, experts = 0;
   int* sorted = nullptr;  // (pairs)
   int *tile_expert = nullptr, *tile_begin = nullptr, *tile_count = nullptr;
-  int tiles = 0;  // allotted: ceil(pairs / kGemmRows) + experts
+  int* tile_total = nullptr;  // number of tiles in use; null: not wanted
+  int tile_rows = 64;
+  int tiles = 0;  // allotted: ceil(pairs / tile_rows) + experts
 };
 void sort_by_expert(const Launch& on, const TilesParams& p);
 

@@ -56,9 +56,6 @@ __global__ void __launch_bounds__(kThreads) operand_kernel(const __grid_constant
     const int column = group * 128 + lane * 4;
     float4 v = load_four(x, column, in.cols);
     if (in.norm_weight != nullptr) v = apply_norm(v, inverse, load_four(in.norm_weight, column, in.cols));
-    if (p.normed != nullptr)
-      for (int i = 0; i < 4; ++i)
-        if (column + i < in.cols) p.normed[t * in.cols + column + i] = (&v.x)[i];
     const float s = round_group(v, in.round);
     if (lane == 0 && p.scale != nullptr) p.scale[t * groups + group] = s;
     if (column < padded) {
@@ -67,6 +64,59 @@ __global__ void __launch_bounds__(kThreads) operand_kernel(const __grid_constant
       out[1] = __floats2bfloat162_rn(v.z, v.w);
     }
   }
+}
+
+__device__ __forceinline__ std::uint32_t pack_e4m3(float a, float b, float c, float d) {
+#if __CUDA_ARCH__ >= 890
+  std::uint16_t low, high;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
+  return low | static_cast<std::uint32_t>(high) << 16;
+#else
+  return 0;  // no operand of codes without Hopper
+#endif
+}
+
+__global__ void __launch_bounds__(kThreads) codes_kernel(const __grid_constant__ OperandParams p) {
+  __shared__ float scratch[kWarps];
+  let_next_start();
+  wait_for_previous();
+  const std::int64_t t = blockIdx.x;
+  const Input& in = p.input;
+  const float* x = in.x + (in.row_index == nullptr ? t : in.row_index[t]) * in.stride;
+  const float inverse = in.norm_weight == nullptr ? 1.0f : inverse_rms(x, in.cols, in.eps, scratch);
+  const int padded = (in.cols + 15) / 16 * 16, groups = (in.cols + 127) / 128, lane = threadIdx.x % 32;
+  for (int group = threadIdx.x / 32; group < groups; group += kWarps) {
+    const int column = group * 128 + lane * 4;
+    float4 v = load_four(x, column, in.cols);
+    if (in.norm_weight != nullptr) v = apply_norm(v, inverse, load_four(in.norm_weight, column, in.cols));
+    const float amax = warp_max(fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+    const float s = activation_scale(amax, in.round == Round::fp8_ue8m0);
+    if (lane == 0) p.scale[group * p.scale_stride + t] = s;
+    if (column < padded)
+      *reinterpret_cast<std::uint32_t*>(p.codes + t * padded + column) =
+          pack_e4m3(__fdiv_rn(v.x, s), __fdiv_rn(v.y, s), __fdiv_rn(v.z, s), __fdiv_rn(v.w, s));
+  }
+}
+
+constexpr int kGatherRows = 32;  // of a block: one lane each where scales are copied
+
+__global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ GatherParams p) {
+  let_next_start();
+  wait_for_previous();
+  const int first = static_cast<int>(blockIdx.x) * kGatherRows, lane = threadIdx.x % 32,
+            warp = threadIdx.x / 32;
+  const int mine = min(first + lane, p.rows - 1), from = p.sorted[mine] / p.divisor;
+  for (int r = warp; r < kGatherRows && first + r < p.rows; r += kWarps) {
+    const std::int64_t row = __shfl_sync(~0u, from, r);
+    const auto* in = reinterpret_cast<const uint4*>(p.in + row * p.row_bytes);
+    auto* out = reinterpret_cast<uint4*>(p.out + static_cast<std::int64_t>(first + r) * p.row_bytes);
+#pragma unroll 4
+    for (int i = lane; i < p.row_bytes / 16; i += 32) out[i] = in[i];
+  }
+  if (p.scale == nullptr || first + lane >= p.rows) return;
+  for (int b = warp; b < p.scale_rows; b += kWarps)
+    p.out_scale[b * p.out_scale_stride + first + lane] = p.scale[b * p.scale_stride + from];
 }
 
 struct RotateParams {
@@ -230,7 +280,12 @@ void rms_norm(const Launch& on, const NormParams& p) {
   if (p.rows > 0) launch_kernel(on, norm_kernel, dim3(p.rows), kThreads, 0, p);
 }
 void make_operand(const Launch& on, const OperandParams& p) {
-  if (p.rows > 0) launch_kernel(on, operand_kernel, dim3(p.rows), kThreads, 0, p);
+  if (p.rows > 0)
+    launch_kernel(on, p.codes != nullptr ? codes_kernel : operand_kernel, dim3(p.rows), kThreads, 0, p);
+}
+void gather_operand(const Launch& on, const GatherParams& p) {
+  if (p.rows > 0)
+    launch_kernel(on, gather_kernel, dim3((p.rows + kGatherRows - 1) / kGatherRows), kThreads, 0, p);
 }
 void rotate(const Launch& on, float* x, std::int64_t stride, int columns, const Rotation& r, int rows) {
   if (rows > 0)

@@ -223,10 +223,21 @@ class Loader {
     }
     for (Matrix* m : {&d.expert.gate, &d.expert.up, &d.expert.down}) m->codes = nullptr, m->scale = nullptr;
     d.expert_count = static_cast<int>(pointers.size());
+    d.first_expert = pointers.front();
+    d.expert_bytes = even_distance(pointers);
     std::byte* p = out_.memory.take(pointers.size() * sizeof(ExpertPointers));
     FATHOM_CUDA(
         cudaMemcpy(p, pointers.data(), pointers.size() * sizeof(ExpertPointers), cudaMemcpyHostToDevice));
     d.experts = reinterpret_cast<const ExpertPointers*>(p);
+  }
+
+  static std::int64_t even_distance(const std::vector<ExpertPointers>& list) {
+    if (list.size() < 2) return 16;
+    const std::int64_t distance = list[1].gate - list[0].gate;
+    for (std::size_t i = 1; i < list.size(); ++i)
+      for (auto member : {&ExpertPointers::gate, &ExpertPointers::up, &ExpertPointers::down})
+        if (list[i].*member - list[i - 1].*member != distance) return 0;
+    return distance;
   }
 
   void add(const Piece& p) {
@@ -289,6 +300,26 @@ class Loader {
   std::exception_ptr error_;
 };
 
+// See DeviceWeights::hopper.
+std::optional<Code> common_code(const DeviceWeights& w) {
+  std::optional<Code> code;
+  bool good = true;
+  const auto look = [&](const Matrix& m) {
+    if (m.rows == 0) return;
+    if (!code) code = m.code;
+    good = good && m.code == *code && m.row_shift == 0 && m.col_shift == 0 && m.rows % 8 == 0 &&
+           (m.code == Code::bf16 || (m.code == Code::e4m3 && m.scale_cols > 0));
+  };
+  const auto look_at = [&](const DeviceLayer& l) {
+    for (const Matrix* m : {&l.q_a_proj, &l.q_proj, &l.kv_a_proj, &l.o_proj}) look(*m);
+    for (const DeviceMlp* m : {&l.dense, &l.shared, &l.expert}) look(m->gate), look(m->up), look(m->down);
+    good = good && (l.expert_count == 0 || l.expert_bytes > 0);
+  };
+  for (const DeviceLayer& l : w.layers) look_at(l);
+  for (const DeviceMtp& m : w.mtp) look_at(m.layer);
+  return good ? code : std::nullopt;
+}
+
 }  // namespace
 
 DeviceWeights load_weights(const Weights& w, const std::vector<float>& rope_frequency,
@@ -315,6 +346,7 @@ DeviceWeights load_weights(const Weights& w, const std::vector<float>& rope_freq
     d.mtp.push_back(t);
   }
   d.rope_frequency = loader.vector(rope_frequency);
+  d.hopper = common_code(d);
   loader.finish();
   return d;
 }

@@ -24,6 +24,8 @@ struct DeviceLayer {
   DeviceMlp expert;  // shape and format of every routed expert; its pointers are in `experts`
   const ExpertPointers* experts = nullptr;
   int expert_count = 0;
+  ExpertPointers first_expert{};  // a copy for the host
+  std::int64_t expert_bytes = 0;  // between neighbouring experts' matrices of a kind; 0: unevenly spaced
 };
 
 struct DeviceMtp {
@@ -40,6 +42,9 @@ struct DeviceWeights {
   std::vector<DeviceMtp> mtp;
   // Every matrix can serve as a GEMM operand: codes e4m3 or BF16, scale blocks on tile borders.
   bool tensor_cores = true;
+  // The code of every matrix that gemm_fp8 or gemm_bf16 multiplies prompt rows by; none: they differ, or a
+  // shape has no such kernel.
+  std::optional<Code> hopper;
   Arena memory;
 };
 

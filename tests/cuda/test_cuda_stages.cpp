@@ -232,7 +232,7 @@ TEST_CASE("cuda: every stage agrees with the CPU pass") {
                               {CacheType::bf16, ActivationType::bf16, ActivationType::bf16}};
     if (m.config.fp8) all.push_back({CacheType::bf16, ActivationType::fp8, ActivationType::fp8});
     for (const Numerics& numerics : all) {
-      Passes p(m, numerics, 256);
+      Passes p(m, numerics, 320);
       const std::string label = fmt::format("{} ({})", checkpoint, name_of(numerics));
       fill_caches(p, m.config.num_hidden_layers, 1, 140, 5);
       for (int rows = 1; rows <= kGeneratedRows; ++rows)
@@ -241,7 +241,7 @@ TEST_CASE("cuda: every stage agrees with the CPU pass") {
           walk(p, Stack::main, make_rows(m.config, rows, first, 1, Role::generated, 3), label + " generated");
         }
       fill_caches(p, m.config.num_hidden_layers, 1, 140, 5);
-      for (int rows : {1, 5, 64, 97})
+      for (int rows : {1, 2, 7, 8, 9, 17, 64, 200})
         walk(p, Stack::main, make_rows(m.config, rows, 33, 1, Role::prompt, 4), label + " prompt");
     }
   }

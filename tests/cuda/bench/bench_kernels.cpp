@@ -137,16 +137,18 @@ void bench_shape(const std::string& argument) {
                s.launches, s.milliseconds * 1e3 / std::max(s.launches, 1));
 }
 
+// Prefill of FP8 weights with FP8 activations, and of BF16 weights with BF16 activations.
 void bench_prompt(const std::string& name) {
   const Config config = config_of(name);
-  const Weights weights = weights_of_shape(config, true);
-  for (ActivationType activations : {ActivationType::bf16, ActivationType::fp8}) {
+  for (const bool fp8 : {true, false}) {
+    const Weights weights = weights_of_shape(config, fp8);
+    const ActivationType activations = fp8 ? ActivationType::fp8 : ActivationType::bf16;
     ForwardOptions o;
     o.numerics = {CacheType::bf16, activations, ActivationType::bf16};
     o.capacity = 4096 + 64;
     o.random_weights = 1;
     const auto forward = make_forward(config, weights, o);
-    for (int length : {512, 4096, 4096}) {
+    for (int length : {64, 512, 512, 4096, 4096, 4096}) {
       std::vector<Row> rows;
       for (int i = 0; i < length; ++i)
         rows.push_back({(i * 7919 + 13) % config.vocab_size, i, 0, Role::prompt});
@@ -157,8 +159,8 @@ void bench_prompt(const std::string& name) {
       const auto started = std::chrono::steady_clock::now();
       const ForwardResult r = forward->forward(call);
       const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-      fmt::print("  prompt of {:5}, activations {}: {:8.0f} tok/s ({:.1f} ms)  logit[0] {:.4f}\n", length,
-                 fathom::name(activations), length / s, s * 1e3, r.logits[0]);
+      fmt::print("  prompt of {:5}, weights and activations {}: {:8.0f} tok/s ({:.1f} ms)  logit[0] {:.4f}\n",
+                 length, fathom::name(activations), length / s, s * 1e3, r.logits[0]);
     }
   }
 }

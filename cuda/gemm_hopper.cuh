@@ -1,0 +1,710 @@
+// Products of weights with many rows on Hopper's tensor cores: what the FP8 and the BF16 kernels share.
+//
+//   A persistent block walks over tiles of 64 kGroups rows by kHalves kWidth weight rows. One warp copies
+//   tiles of 128 bytes of columns into a ring of stages; each math warpgroup owns 64 rows of the tile.
+//
+//   stage: a [64 kGroups][128 bytes], b [kHalves kWidth][128 bytes] (permuted by TMA), a_scale [64 kGroups]
+//   ring:  full[s] ends when the stage's bytes are there, empty[s] when every warp that reads them is done
+//
+// Two blocks of a cluster take neighbouring row tiles and the same weight rows: each copies half of those and
+// hands it to both, so that L2 is asked for (128 + 128) instead of (128 + 256) rows per tile.
+// The order of sums depends on nothing but the column: not on the tile, the rows or the cluster.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/hopper.cuh"
+
+namespace fathom::cuda {
+
+// Everything the kernel reads; maps by value, as the copy engine wants them.
+struct TilePlan {
+  CUtensorMap a, a_scale, b[2];
+  GemmParams p;
+  int segment_tiles = 0;  // column tiles of the first matrix
+  int column_tiles = 0;   // of both
+  int row_tiles = 0;      // dense only; grouped: *p.tile_total
+  int blocks_of_columns = 0;
+};
+
+template <Code C, int Groups, int Halves, int Width, int Cluster, bool Pair>
+struct TileShape {
+  static constexpr Code kCode = C;
+  static constexpr int kGroups = Groups, kHalves = Halves, kWidth = Width, kCluster = Cluster;
+  static constexpr bool kPair = Pair;  // half 0 holds gate rows, half 1 the up rows of the same outputs
+  static constexpr int kRows = 64 * Groups, kColumns = Halves * Width;
+  static constexpr int kOutputs = Pair ? Width : kColumns;
+  static constexpr int kDepth = 128 / code_bytes(C);  // columns of K per stage
+  static constexpr int kThreads = 128 * (Groups + 1);
+  static constexpr bool kScaled = C == Code::e4m3;
+  static constexpr int kBoxRows = std::min(128, kColumns / Cluster);
+  static constexpr int kStageBytes = (kRows + kColumns) * 128;
+  // Scales are copied from a multiple of four rows on: the copy engine wants 16-byte units.
+  static constexpr int kScaleBox = kRows + 4;
+  static constexpr int kScaleBytes = kScaled ? (kScaleBox * 4 + 127) / 128 * 128 : 0;
+  static constexpr int kCopiedBytes = kStageBytes + (kScaled ? kScaleBox * 4 : 0);
+  // 144: rows of 128 bytes without bank conflicts
+  static constexpr int kStagingPitch = 144, kStagingBytes = 4 * Groups * 16 * kStagingPitch;
+  static constexpr int kBudget =
+      Groups == 1 && Halves == 1 ? 113 * 1024 : 227 * 1024;  // two blocks fit, or one
+  static constexpr int kStages =
+      std::min(8, (kBudget - 1024 - kStagingBytes - 128) / (kStageBytes + kScaleBytes));
+  static constexpr std::size_t kShared =
+      1024 + static_cast<std::size_t>(kStages) * (kStageBytes + kScaleBytes) + kStagingBytes + 128;
+  static constexpr int kBlocks = Groups == 1 && Halves == 1 ? 2 : 1;
+  static_assert(!Pair || (Halves == 2 && Width == 128));  // one scale group of `hidden` per tile
+};
+
+#ifdef FATHOM_HOPPER
+
+// What a block works on at a time.
+struct Tile {
+  int first_row;  // of the operand
+  int rows;       // valid ones, may be 0 or less
+  int matrix;     // 0 or 1
+  int first;      // weight row
+  int expert;
+};
+
+template <typename Shape>
+struct TileWalk {
+  const TilePlan& plan;
+  int total, next, step, rank;
+  __device__ explicit TileWalk(const TilePlan& tiles) : plan(tiles) {
+    rank = Shape::kCluster > 1 ? cluster_rank() : 0;
+    next = static_cast<int>(blockIdx.x) / Shape::kCluster;
+    step = static_cast<int>(gridDim.x) / Shape::kCluster;
+    const int row_tiles = plan.p.experts != nullptr ? *plan.p.tile_total : plan.row_tiles;
+    total = (row_tiles + Shape::kCluster - 1) / Shape::kCluster * plan.column_tiles;
+  }
+  // False at the end.
+  __device__ bool take(Tile& tile) {
+    if (next >= total) return false;
+    const int t = next;
+    next += step;
+    int column, row;
+    if (plan.p.experts != nullptr) {
+      // Column tiles first: an expert's weights are read by its row tiles at about the same time.
+      row = t / plan.column_tiles;
+      column = t % plan.column_tiles;
+      tile.first_row = plan.p.tile_begin[row];
+      tile.rows = plan.p.tile_count[row];
+      tile.expert = plan.p.tile_expert[row];
+    } else {
+      // Bands of at most 16 row tiles: what 132 blocks read at a time is about square.
+      constexpr int kBand = 16 / Shape::kCluster;
+      const int pairs = (plan.row_tiles + Shape::kCluster - 1) / Shape::kCluster;
+      const int band = t / (kBand * plan.column_tiles), in_band = t - band * kBand * plan.column_tiles;
+      const int height = min(kBand, pairs - band * kBand);
+      row = (band * kBand + in_band % height) * Shape::kCluster + rank;
+      column = in_band / height;
+      tile.first_row = row * Shape::kRows;
+      tile.rows = plan.p.rows - tile.first_row;
+      tile.expert = 0;
+    }
+    tile.matrix = column >= plan.segment_tiles ? 1 : 0;
+    tile.first = (column - tile.matrix * plan.segment_tiles) * Shape::kOutputs;
+    return true;
+  }
+};
+
+// The ring's position: stage and the parity of its phase.
+template <int Stages>
+struct RingPosition {
+  int stage = 0;
+  std::uint32_t phase = 0;
+  __device__ void advance() {
+    if (++stage == Stages) stage = 0, phase ^= 1;
+  }
+};
+
+// Addresses in shared memory.
+template <typename Shape>
+struct Ring {
+  std::uint32_t base;
+  __device__ std::uint32_t a(int stage) const {
+    return base + static_cast<std::uint32_t>(stage * Shape::kStageBytes);
+  }
+  __device__ std::uint32_t b(int stage) const { return a(stage) + Shape::kRows * 128; }
+  __device__ std::uint32_t scale(int stage) const {
+    return base +
+           static_cast<std::uint32_t>(Shape::kStages * Shape::kStageBytes + stage * Shape::kScaleBytes);
+  }
+  __device__ std::uint32_t staging() const { return scale(Shape::kStages); }
+  __device__ std::uint32_t full(int stage) const {
+    return staging() + static_cast<std::uint32_t>(Shape::kStagingBytes + stage * 8);
+  }
+  __device__ std::uint32_t empty(int stage) const { return full(Shape::kStages + stage); }
+};
+
+// One thread: copies every tile's stages, as they become free.
+template <typename Shape>
+__device__ __forceinline__ void produce(const TilePlan& plan, const Ring<Shape>& ring) {
+  TileWalk<Shape> walk(plan);
+  RingPosition<Shape::kStages> at;
+  Tile tile;
+  while (walk.take(tile)) {
+    for (int block = 0; block < plan.blocks_of_columns; ++block, at.advance()) {
+      wait_barrier(ring.empty(at.stage), at.phase ^ 1);
+      const std::uint32_t full = ring.full(at.stage);
+      arrive_and_expect(full, Shape::kCopiedBytes);
+      copy_box(ring.a(at.stage), &plan.a, full, block * Shape::kDepth, tile.first_row);
+      if constexpr (Shape::kScaled)
+        copy_box(ring.scale(at.stage), &plan.a_scale, full, tile.first_row & ~3, block);
+      if constexpr (Shape::kCluster == 1) {
+#pragma unroll
+        for (int i = 0; i < Shape::kColumns / Shape::kBoxRows; ++i) {
+          const int row = Shape::kPair ? i * Shape::kBoxRows % Shape::kWidth : i * Shape::kBoxRows;
+          const int matrix = Shape::kPair ? i * Shape::kBoxRows / Shape::kWidth : tile.matrix;
+          copy_box(ring.b(at.stage) + i * Shape::kBoxRows * 128, &plan.b[matrix], full, block * Shape::kDepth,
+                   tile.first + row, tile.expert);
+        }
+      } else {
+        static_assert(Shape::kCluster == 1 || Shape::kBoxRows * Shape::kCluster == Shape::kColumns);
+        const int row = Shape::kPair ? 0 : walk.rank * Shape::kBoxRows;
+        const int matrix = Shape::kPair ? walk.rank : tile.matrix;
+        copy_box_to_all(ring.b(at.stage) + walk.rank * Shape::kBoxRows * 128, &plan.b[matrix], full,
+                        block * Shape::kDepth, tile.first + row, tile.expert, (1 << Shape::kCluster) - 1);
+      }
+    }
+  }
+}
+
+template <Code C, int N>
+__device__ __forceinline__ void multiply(float (&d)[N], std::uint64_t a, std::uint64_t b, bool add) {
+  if constexpr (C == Code::e4m3)
+    wgmma_e4m3(d, a, b, add);
+  else
+    wgmma_bf16(d, a, b, add);
+}
+
+// This warp reads no more of the stage.
+template <typename Shape>
+__device__ __forceinline__ void release(const Ring<Shape>& ring, int stage) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (Shape::kCluster == 1) {
+    if (lane == 0) arrive(ring.empty(stage));
+  } else {
+    if (lane < Shape::kCluster) arrive_at(ring.empty(stage), lane);
+  }
+}
+
+__device__ __forceinline__ float load_shared(std::uint32_t address) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  return v;
+}
+
+// Scales of the weight rows of a tile, one row of the grid per half.
+template <typename Shape>
+struct WeightScales {
+  const float* row[Shape::kHalves];
+  __device__ WeightScales(const GemmParams& p, const Tile& tile) {
+    const float* gate = p.w.scale;
+    const float* up = p.up.scale;
+    if (p.experts != nullptr) {
+      const ExpertPointers& e = p.experts[tile.expert];
+      gate = p.which == 2 ? e.down_scale : e.gate_scale;
+      up = e.up_scale;
+    }
+#pragma unroll
+    for (int h = 0; h < Shape::kHalves; ++h) {
+      const bool second = Shape::kPair ? h == 1 : tile.matrix == 1;
+      const int first = tile.first + (Shape::kPair ? 0 : h * Shape::kWidth);
+      const int last = (second ? p.up.rows : p.w.rows) - 1;
+      row[h] = (second ? up : gate) + static_cast<std::int64_t>(min(first, last) / 128) * p.w.scale_cols;
+    }
+  }
+};
+
+// A batch of products of 128 columns on its way, and the scales it will be multiplied by.
+template <int N>
+struct Batch {
+  float sums[N];
+  float scale[2];  // of rows l / 4 and l / 4 + 8
+  int stage;
+};
+
+// The sums of 64 rows of a tile, by one warpgroup. FP8: the tensor cores keep about 14 bits of a running sum,
+// so each block of 128 columns is summed by itself, multiplied by its scales and added in FP32.
+template <typename Shape>
+struct TileSum {
+  static constexpr int kHalves = Shape::kHalves, kSums = Shape::kWidth / 2;
+  const TilePlan& plan;
+  const Ring<Shape>& ring;
+  RingPosition<Shape::kStages>& at;
+  float (&total)[kHalves][kSums];
+  std::uint32_t my_rows, my_scale;
+  int group, blocks;
+
+  __device__ __forceinline__ TileSum(const TilePlan& tiles, const Ring<Shape>& stages,
+                                     RingPosition<Shape::kStages>& position, const Tile& tile, int math_group,
+                                     float (&sums)[kHalves][kSums])
+      : plan(tiles),
+        ring(stages),
+        at(position),
+        total(sums),
+        my_rows(static_cast<std::uint32_t>(math_group * 64 * 128)),
+        group(math_group),
+        blocks(tiles.blocks_of_columns) {
+    const int row = group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + tile.first_row % 4;
+    my_scale = static_cast<std::uint32_t>(row * 4);
+  }
+
+  __device__ __forceinline__ void issue(float (&sums)[kSums], int half) {
+    const std::uint64_t a = rows_descriptor(ring.a(at.stage) + my_rows),
+                        b = rows_descriptor(ring.b(at.stage)) + half * Shape::kWidth * 128 / 16;
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) multiply<Shape::kCode>(sums, a + 2 * k, b + 2 * k, k > 0);
+    commit_products();
+  }
+
+  // Two halves of columns, one after the other: while one warpgroup adds up, the other's products run.
+  __device__ __forceinline__ void halves(const WeightScales<Shape>& scales) {
+    float next[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) next[h] = __ldg(scales.row[h]);
+    for (int block = 0; block < blocks; ++block, at.advance()) {
+      float by_block[kHalves];
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        by_block[h] = next[h];
+        next[h] = __ldg(scales.row[h] + min(block + 1, blocks - 1));
+      }
+      wait_barrier(ring.full(at.stage), at.phase);
+      const float low = load_shared(ring.scale(at.stage) + my_scale),
+                  high = load_shared(ring.scale(at.stage) + my_scale + 32);
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        float part[kSums];
+        pin(part);
+        issue(part, h);
+        wait_for_products<0>();
+        pin(part);
+        if (h == kHalves - 1) release(ring, at.stage);
+        const float scale[2] = {__fmul_rn(low, by_block[h]), __fmul_rn(high, by_block[h])};
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) total[h][i] = __fmaf_rn(part[i], scale[i / 2 % 2], total[h][i]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void begin(Batch<kSums>& batch, float by_block) {
+    wait_barrier(ring.full(at.stage), at.phase);
+    batch.scale[0] = __fmul_rn(load_shared(ring.scale(at.stage) + my_scale), by_block);
+    batch.scale[1] = __fmul_rn(load_shared(ring.scale(at.stage) + my_scale + 32), by_block);
+    pin(batch.sums);
+    issue(batch.sums, 0);
+    batch.stage = at.stage;
+    at.advance();
+  }
+  __device__ __forceinline__ void finish(Batch<kSums>& batch) {
+    pin(batch.sums);
+    release(ring, batch.stage);
+#pragma unroll
+    for (int i = 0; i < kSums; ++i)
+      total[0][i] = __fmaf_rn(batch.sums[i], batch.scale[i / 2 % 2], total[0][i]);
+  }
+  // One batch is under way while the one before is added up.
+  __device__ __forceinline__ void pipelined(const WeightScales<Shape>& scales) {
+    const float* scale = scales.row[0];
+    Batch<kSums> even, odd;
+    float next = __ldg(scale + min(1, blocks - 1));
+    begin(even, __ldg(scale));
+    for (int block = 1; block + 1 < blocks; block += 2) {
+      const float after = __ldg(scale + block + 1), later = __ldg(scale + min(block + 2, blocks - 1));
+      begin(odd, next);
+      wait_for_products<1>();
+      finish(even);
+      begin(even, after);
+      wait_for_products<1>();
+      finish(odd);
+      next = later;
+    }
+    if (blocks % 2 == 0) {
+      begin(odd, next);
+      wait_for_products<1>();
+      finish(even);
+      wait_for_products<0>();
+      finish(odd);
+    } else {
+      wait_for_products<0>();
+      finish(even);
+    }
+  }
+
+  __device__ __forceinline__ void fp8(const Tile& tile) {
+    const WeightScales<Shape> scales(plan.p, tile);
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h)
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) total[h][i] = 0;
+    if constexpr (kHalves == 1)
+      pipelined(scales);
+    else
+      halves(scales);
+  }
+
+  // BF16: the tensor cores add up in FP32 themselves.
+  __device__ __forceinline__ void bf16() {
+    int before = 0;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) pin(total[h]);
+    for (int block = 0; block < blocks; ++block) {
+      wait_barrier(ring.full(at.stage), at.phase);
+      const std::uint64_t a = rows_descriptor(ring.a(at.stage) + my_rows),
+                          b = rows_descriptor(ring.b(at.stage));
+      begin_products();
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h)
+          multiply<Shape::kCode>(total[h], a + 2 * k, b + h * Shape::kWidth * 128 / 16 + 2 * k,
+                                 block > 0 || k > 0);
+      commit_products();
+      if (block > 0) {
+        wait_for_products<1>();
+        release(ring, before);
+      }
+      before = at.stage;
+      at.advance();
+    }
+    wait_for_products<0>();
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) pin(total[h]);
+    release(ring, before);
+  }
+};
+
+// Passes over the stages of a tile whose rows none of this warpgroup's are.
+template <typename Shape>
+__device__ __forceinline__ void skip_tile(const TilePlan& plan, const Ring<Shape>& ring,
+                                          RingPosition<Shape::kStages>& at) {
+  for (int block = 0; block < plan.blocks_of_columns; ++block, at.advance()) {
+    wait_barrier(ring.full(at.stage), at.phase);
+    release(ring, at.stage);
+  }
+}
+
+// -- results ------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&two);
+}
+
+// Correctly rounded v / s, given the rounded reciprocal of s.
+__device__ __forceinline__ float divide(float v, float s, float reciprocal) {
+  const float q = __fmul_rn(v, reciprocal);
+  return __fmaf_rn(__fmaf_rn(-q, s, v), reciprocal, q);
+}
+
+// Two e4m3 codes, ties to even, saturating; the first in the low byte.
+__device__ __forceinline__ std::uint32_t pack_e4m3(float low, float high) {
+  std::uint16_t two;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(two) : "f"(high), "f"(low));
+  return two;
+}
+
+// Row of the output that holds row `row` of the tile; -1: none.
+__device__ __forceinline__ std::int64_t output_row(const GemmParams& p, const Tile& tile, int row) {
+  if (row >= tile.rows) return -1;
+  return p.sorted != nullptr ? p.sorted[tile.first_row + row] : tile.first_row + row;
+}
+
+// Where a warp's 16 rows go: `out` holds rows of row_bytes in the order that GemmParams asks for.
+struct RowsOut {
+  std::byte* out;
+  std::int64_t row_bytes;
+  int warp_row;  // of the tile
+};
+
+// The warp's 16 rows of 128 bytes in shared memory, written from `offset` of each row on, 16 bytes per lane.
+// `bytes`: of the 128 that exist.
+__device__ __forceinline__ void write_rows(const GemmParams& p, const Tile& tile, std::uint32_t staging,
+                                           const RowsOut& to_rows, int offset, int bytes) {
+  const int lane = threadIdx.x % 32, column = lane % 8 * 16;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(staging + (i * 4 + lane / 8) * 144 + column)
+                 : "memory");
+    const std::int64_t row = output_row(p, tile, to_rows.warp_row + i * 4 + lane / 8);
+    if (row < 0 || column >= bytes) continue;
+    std::byte* to = to_rows.out + row * to_rows.row_bytes + offset + column;
+    if (column + 16 <= bytes && (reinterpret_cast<std::uintptr_t>(to) & 15) == 0) {
+      *reinterpret_cast<uint4*>(to) = v;
+    } else {
+      const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int b = 0; b < 8; ++b)
+        if (column + 2 * b < bytes)
+          *reinterpret_cast<std::uint16_t*>(to + 2 * b) =
+              static_cast<std::uint16_t>(words[b / 2] >> (b % 2 * 16));
+    }
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void write_f32(const GemmParams& p, const Tile& tile, int row, int first,
+                                          int rows_of_w, float* out, std::int64_t stride,
+                                          const float (&sums)[N]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const std::int64_t to = output_row(p, tile, row + 8 * h);
+    if (to < 0) continue;
+    float* const at = out + to * stride + first + lane % 4 * 2;
+#pragma unroll
+    for (int j0 = 0; j0 < N / 4; j0 += 8) {
+      float2 old[8];
+#pragma unroll
+      for (int j = j0; j < j0 + 8 && j < N / 4; ++j)
+        if (p.add && first + 8 * j + lane % 4 * 2 < rows_of_w)
+          old[j - j0] = *reinterpret_cast<const float2*>(at + 8 * j);
+        else
+          old[j - j0] = make_float2(0, 0);
+#pragma unroll
+      for (int j = j0; j < j0 + 8 && j < N / 4; ++j)
+        if (first + 8 * j + lane % 4 * 2 < rows_of_w) {
+          float2 v = make_float2(sums[4 * j + 2 * h], sums[4 * j + 2 * h + 1]);
+          if (p.add) v = make_float2(__fadd_rn(old[j - j0].x, v.x), __fadd_rn(old[j - j0].y, v.y));
+          *reinterpret_cast<float2*>(at + 8 * j) = v;
+        }
+    }
+  }
+}
+
+// BF16 values of N / 4 groups of eight columns, 64 columns (128 bytes) at a time.
+template <int N>
+__device__ __forceinline__ void write_bf16(const GemmParams& p, const Tile& tile, std::uint32_t staging,
+                                           const RowsOut& to_rows, int first, int rows_of_w,
+                                           const float (&sums)[N]) {
+  const int lane = threadIdx.x % 32;
+  // ldmatrix order: lane l names row l % 8 of matrix l / 8; matrices 0 and 1 are rows 0 .. 7 and 8 .. 15.
+  const std::uint32_t to =
+      staging + static_cast<std::uint32_t>((lane / 8 % 2 * 8 + lane % 8) * 144 + lane / 16 * 16);
+#pragma unroll
+  for (int c = 0; c < N / 4; c += 8) {
+    constexpr int kTaken = N / 4 < 8 ? N / 4 : 8;
+    __syncwarp();  // the last 64 columns were read
+#pragma unroll
+    for (int j = 0; j < kTaken; j += 2) {
+      const float* s = sums + 4 * (c + j);
+      asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 16),
+                   "r"(pack_bf16(s[0], s[1])), "r"(pack_bf16(s[2], s[3])), "r"(pack_bf16(s[4], s[5])),
+                   "r"(pack_bf16(s[6], s[7]))
+                   : "memory");
+    }
+    __syncwarp();  // 64 columns of 16 rows are there
+    write_rows(p, tile, staging, to_rows, (first + c * 8) * 2,
+               min(kTaken * 16, (rows_of_w - first - c * 8) * 2));
+  }
+}
+
+// silu(gate) * up, rounded as the input of `down`: e4m3 codes and a scale per row, or BF16.
+template <typename Shape>
+__device__ __forceinline__ void write_hidden(const TilePlan& plan, const Tile& tile, std::uint32_t staging,
+                                             int warp_row,
+                                             float (&total)[Shape::kHalves][Shape::kWidth / 2]) {
+  const GemmParams& p = plan.p;
+  const int lane = threadIdx.x % 32;
+  constexpr int kSums = Shape::kWidth / 2;
+  float(&v)[kSums] = total[0];
+  float most[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) {
+    v[i] = __fmul_rn(silu(v[i]), total[1][i]);
+    most[i / 2 % 2] = fmaxf(most[i / 2 % 2], fabsf(v[i]));
+  }
+  const RowsOut to_rows{
+      Shape::kScaled ? reinterpret_cast<std::byte*>(p.out_codes) : reinterpret_cast<std::byte*>(p.out_bf16),
+      p.out_stride * code_bytes(Shape::kCode), warp_row};
+  if constexpr (!Shape::kScaled) {
+    write_bf16(p, tile, staging, to_rows, tile.first, p.w.rows, v);
+  } else {
+    float scale[2], reciprocal[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      // A row's 128 columns lie in four neighbouring lanes.
+      most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 1));
+      most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 2));
+      scale[h] = activation_scale(most[h], p.ue8m0);
+      reciprocal[h] = __frcp_rn(scale[h]);
+      const int row = warp_row + lane / 4 + 8 * h;
+      if (lane % 4 == 0 && row < tile.rows)
+        p.out_scale[static_cast<std::int64_t>(tile.first / 128) * p.out_scale_stride + tile.first_row + row] =
+            scale[h];
+    }
+    __syncwarp();  // the last tile's rows were read
+#pragma unroll
+    for (int j = 0; j < kSums / 4; ++j)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const std::uint32_t two = pack_e4m3(divide(v[4 * j + 2 * h], scale[h], reciprocal[h]),
+                                            divide(v[4 * j + 2 * h + 1], scale[h], reciprocal[h]));
+        asm volatile(
+            "st.shared.u16 [%0], %1;" ::"r"(staging + (lane / 4 + 8 * h) * 144 + j * 8 + lane % 4 * 2),
+            "h"(static_cast<std::uint16_t>(two))
+            : "memory");
+      }
+    __syncwarp();  // 128 codes of 16 rows are there
+    write_rows(p, tile, staging, to_rows, tile.first, min(128, static_cast<int>(p.out_stride) - tile.first));
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void consume(const TilePlan& plan, const Ring<Shape>& ring, int group) {
+  const GemmParams& p = plan.p;
+  TileWalk<Shape> walk(plan);
+  RingPosition<Shape::kStages> at;
+  const int warp_row = group * 64 + threadIdx.x % 128 / 32 * 16;
+  const std::uint32_t staging = ring.staging() + static_cast<std::uint32_t>(warp_row * Shape::kStagingPitch);
+  Tile tile;
+  while (walk.take(tile)) {
+    if (tile.rows <= group * 64) {
+      skip_tile<Shape>(plan, ring, at);
+      continue;
+    }
+    float total[Shape::kHalves][Shape::kWidth / 2];
+    TileSum<Shape> sum(plan, ring, at, tile, group, total);
+    if constexpr (Shape::kScaled)
+      sum.fp8(tile);
+    else
+      sum.bf16();
+    if constexpr (Shape::kPair) {
+      write_hidden<Shape>(plan, tile, staging, warp_row, total);
+    } else {
+      const bool second = tile.matrix == 1;
+      const int rows_of_w = second ? p.up.rows : p.w.rows;
+      const std::int64_t stride = second ? p.out2_stride : p.out_stride;
+      const RowsOut to_rows{reinterpret_cast<std::byte*>(p.out_bf16), stride * 2, warp_row};
+#pragma unroll
+      for (int h = 0; h < Shape::kHalves; ++h) {
+        const int first = tile.first + h * Shape::kWidth;
+        if (p.out_bf16 != nullptr)
+          write_bf16(p, tile, staging, to_rows, first, rows_of_w, total[h]);
+        else
+          write_f32(p, tile, warp_row + threadIdx.x % 32 / 4, first, rows_of_w, second ? p.out2 : p.out,
+                    stride, total[h]);
+      }
+    }
+  }
+}
+
+#endif  // FATHOM_HOPPER
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
+    tile_kernel(const __grid_constant__ TilePlan plan) {
+#ifdef FATHOM_HOPPER
+  extern __shared__ __align__(1024) unsigned char tile_memory[];
+  const Ring<Shape> ring{(shared_address(tile_memory) + 1023) / 1024 * 1024};
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Shape::kStages; ++s) {
+      init_barrier(ring.full(s), 1);
+      init_barrier(ring.empty(s), Shape::kCluster * Shape::kGroups * 4);
+    }
+    fence_barrier_init();
+    prefetch_map(&plan.a);
+    prefetch_map(&plan.b[0]);
+  }
+  // Barriers are initialised for every thread, and in both blocks before one arrives at the other's.
+  if constexpr (Shape::kCluster > 1)
+    sync_cluster();
+  else
+    __syncthreads();
+  let_next_start();
+  wait_for_previous();
+  constexpr bool kMoves = Shape::kBlocks == 1 && Shape::kGroups == 2;  // registers move to the math warps
+  if (warp >= 4 * Shape::kGroups) {
+    if constexpr (kMoves) give_registers<24>();
+    if (warp == 4 * Shape::kGroups && threadIdx.x % 32 == 0) produce<Shape>(plan, ring);
+  } else {
+    if constexpr (kMoves) take_registers<240>();
+    consume<Shape>(plan, ring, warp / 4);
+  }
+  // A block may still arrive at, or copy to, the other one: both stay until both are done.
+  if constexpr (Shape::kCluster > 1) {
+    __syncwarp();
+    sync_cluster();
+  }
+#endif
+}
+
+template <typename Shape>
+void launch_tiles(const Launch& on, TilePlan& plan) {
+  const GemmParams& p = plan.p;
+  const CUtensorMapDataType type =
+      Shape::kScaled ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const auto columns = static_cast<std::uint64_t>(p.w.cols);
+  TensorShape a{.data = Shape::kScaled ? static_cast<const void*>(p.codes) : static_cast<const void*>(p.a),
+                .type = type,
+                .columns = columns,
+                .rows = static_cast<std::uint64_t>(p.rows),
+                .row_bytes = static_cast<std::uint64_t>(p.a_stride) * code_bytes(Shape::kCode),
+                .box_columns = Shape::kDepth,
+                .box_rows = Shape::kRows};
+  plan.a = make_tensor_map(a);
+  const int blocks = (p.w.cols + Shape::kDepth - 1) / Shape::kDepth;
+  if (Shape::kScaled)
+    plan.a_scale = make_tensor_map({.data = p.a_scale,
+                                    .type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                                    .columns = static_cast<std::uint64_t>(p.rows),
+                                    .rows = static_cast<std::uint64_t>(blocks),
+                                    .row_bytes = static_cast<std::uint64_t>(p.scale_stride) * 4,
+                                    .box_columns = Shape::kScaleBox,
+                                    .box_rows = 1,
+                                    .swizzle = false});
+  const auto weights = [&](const Matrix& m) {
+    return make_tensor_map(
+        {.data = m.codes,
+         .type = type,
+         .columns = columns,
+         .rows = static_cast<std::uint64_t>(m.rows),
+         .slices = static_cast<std::uint64_t>(std::max(p.expert_count, 1)),
+         .row_bytes = static_cast<std::uint64_t>(m.row_bytes),
+         .slice_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(p.expert_bytes, 16)),
+         .box_columns = Shape::kDepth,
+         .box_rows = Shape::kBoxRows});
+  };
+  plan.b[0] = weights(p.w);
+  plan.b[1] = p.up.rows > 0 ? weights(p.up) : plan.b[0];
+  const auto tiles = [](int rows) { return (rows + Shape::kOutputs - 1) / Shape::kOutputs; };
+  plan.segment_tiles = tiles(p.w.rows);
+  plan.column_tiles = plan.segment_tiles + (Shape::kPair ? 0 : tiles(p.up.rows));
+  plan.row_tiles = (p.rows + Shape::kRows - 1) / Shape::kRows;
+  plan.blocks_of_columns = blocks;
+  const int most = on.multiprocessors * Shape::kBlocks / Shape::kCluster;
+  const int wanted = p.experts != nullptr
+                         ? p.tiles * plan.column_tiles
+                         : (plan.row_tiles + Shape::kCluster - 1) / Shape::kCluster * plan.column_tiles;
+  launch_kernel(on, tile_kernel<Shape>, dim3(static_cast<unsigned>(std::min(most, wanted) * Shape::kCluster)),
+                Shape::kThreads, Shape::kShared, plan, Shape::kCluster);
+}
+
+// The tile with the shortest time: rounds over the multiprocessors times what a tile costs beside one of 128
+// by 256. Bits do not depend on it.
+inline GemmTile choose_tile(const Launch& on, const GemmParams& p) {
+  const auto ceil_div = [](int a, int b) { return (a + b - 1) / b; };
+  const bool pair = p.up.rows > 0 && p.out2 == nullptr;
+  if (p.experts != nullptr)
+    return grouped_tile_rows(p.rows, p.expert_count) == 64 ? GemmTile::rows64_columns256
+                                                           : GemmTile::rows128_columns256_alone;
+  if (pair) return p.rows <= 64 ? GemmTile::rows64_columns256 : GemmTile::rows128_columns256;
+  const int n = p.w.rows + (p.out2 != nullptr ? p.up.rows : 0);
+  if (p.rows <= 64) return GemmTile::rows64_columns32;
+  if (p.rows <= 128) return GemmTile::rows128_columns64;
+  const auto time = [&](int columns, double cost) {
+    return ceil_div(ceil_div(p.rows, 128) * ceil_div(n, columns), on.multiprocessors) * cost;
+  };
+  const double large = time(256, 1), middle = time(128, 0.65), small = time(64, 0.45);
+  if (large <= middle && large <= small) return GemmTile::rows128_columns256;
+  return middle <= small ? GemmTile::rows128_columns128 : GemmTile::rows128_columns64;
+}
+
+}  // namespace fathom::cuda
