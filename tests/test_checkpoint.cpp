@@ -33,7 +33,7 @@ void write_three(const TempDir& dir) {
 }
 
 Checkpoint open(const TempDir& dir, bool mmap = true) {
-  return Checkpoint::open(FileSet::directory(dir.path()), {.mmap = mmap});
+  return Checkpoint::open(FileSet::directory(dir.path()), {.mmap = mmap, .progress = {}});
 }
 Outcome open_outcome(const TempDir& dir) {
   return outcome_of([&] { open(dir); });

@@ -1,11 +1,11 @@
 #include <doctest/doctest.h>
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/app/config_file.h"
 #include "src/base/error.h"
 #include "src/base/file.h"
+#include "tests/support/files.h"
 
 using namespace fathom;
 
@@ -99,8 +99,8 @@ TEST_CASE("config: every truncation of a good file ends in a result or a usage e
 }
 
 TEST_CASE("config: files that are too large, directories and absent ones") {
-  const std::string dir = "/tmp/fathom-config-" + std::to_string(::getpid());
-  REQUIRE(::mkdir(dir.c_str(), 0700) == 0);
+  const test::TempDir folder;
+  const std::string& dir = folder.path();
   const std::string big = dir + "/big";
   {
     AtomicFile f(big);
@@ -122,6 +122,4 @@ TEST_CASE("config: files that are too large, directories and absent ones") {
   CHECK(code([&] { load_config_file(dir + "/none", ""); }) == Exit::not_found);
   CHECK_FALSE(load_config_file("", dir + "/none").has_value());
   CHECK_FALSE(load_config_file("", "").has_value());
-  ::unlink(big.c_str());
-  ::rmdir(dir.c_str());
 }

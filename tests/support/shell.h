@@ -2,11 +2,12 @@
 #pragma once
 
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <array>
 #include <cstdio>
 #include <string>
+
+#include "tests/support/files.h"
 
 namespace fathom::test {
 
@@ -26,16 +27,8 @@ inline bool has_program(const std::string& name) { return !capture("command -v "
 
 // A folder of this process, removed when it ends.
 inline const std::string& scratch_folder() {
-  static const struct Folder {
-    std::string path = "/tmp/fathom-test-XXXXXX";
-    Folder() {
-      if (::mkdtemp(path.data()) == nullptr) path = "/tmp";
-    }
-    ~Folder() {
-      if (path != "/tmp" && ::system(("rm -rf '" + path + "'").c_str()) != 0) std::perror(path.c_str());
-    }
-  } folder;
-  return folder.path;
+  static const TempDir folder;
+  return folder.path();
 }
 
 inline std::string scratch(const std::string& name) { return scratch_folder() + "/" + name; }

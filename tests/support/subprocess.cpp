@@ -113,7 +113,7 @@ Outcome run(const Process& process) {
 }
 
 TemporaryDirectory::TemporaryDirectory() {
-  std::string name = "/tmp/fathom-test-XXXXXX";
+  std::string name = std::filesystem::temp_directory_path() / "fathom-test-XXXXXX";
   if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary directory");
   path_ = name;
 }
