@@ -1,5 +1,6 @@
 #include "src/app/completions.h"
 
+#include "src/app/version.h"
 #include "src/base/error.h"
 
 namespace fathom {
@@ -35,7 +36,7 @@ bool completes_files(const OptionRow& row) {
 
 // Words that a command takes as its argument besides files.
 std::vector<std::string> arguments_of(Command c) {
-  if (c == Command::completions) return {"bash", "zsh", "fish"};
+  if (c == Command::completions) return {"bash", "zsh", "fish", "man"};
   std::vector<std::string> out;
   if (c == Command::help) {
     for (const CommandRow& row : command_table()) out.emplace_back(row.name);
@@ -218,8 +219,8 @@ std::string completions_for(std::string_view shell) {
   if (shell == "bash") return bash();
   if (shell == "zsh") return zsh();
   if (shell == "fish") return fish();
-  if (shell == "man") return manual_page("");
-  throw Error(Exit::usage, fmt::format("completions: expected bash, zsh or fish, found {:?}", shell),
+  if (shell == "man") return manual_page(version_number());
+  throw Error(Exit::usage, fmt::format("completions: expected bash, zsh, fish or man, found {:?}", shell),
               "for example: fathom completions bash > ~/.local/share/bash-completion/completions/fathom");
 }
 

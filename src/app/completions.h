@@ -10,7 +10,7 @@
 
 namespace fathom {
 
-// The completion script for `shell`: bash, zsh or fish. Errors: usage for another shell.
+// The completion script for `shell`: bash, zsh or fish; for "man" the manual page. Errors: usage for another word.
 std::string completions_for(std::string_view shell);
 
 // The manual page fathom(1) in man(7) macros; `version` for its footer, such as "1.0.0".

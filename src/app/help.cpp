@@ -72,46 +72,51 @@ std::string option_list(std::string_view title, CommandSet commands, bool global
   return any ? out : std::string();
 }
 
+constexpr auto kExits = std::to_array<ExitRow>({
+    {Exit::ok, "answered, including finish_reason \"length\""},
+    {Exit::failure, "anything not below: please report it"},
+    {Exit::usage, "flags, configuration, environment, missing prompt"},
+    {Exit::not_found, "the path or a required file is absent or unreadable"},
+    {Exit::bad_checkpoint, "present, but contradicts its format or itself"},
+    {Exit::unsupported, "well-formed, but outside what fathom runs"},
+    {Exit::out_of_memory, "host or device memory; the plan is printed"},
+    {Exit::context, "the prompt is longer than the context; or --fail-on-length"},
+    {Exit::compute, "CUDA fault, NaN or all -inf logits"},
+    {Exit::io, "standard input, output file, disk full, a shard lost while in use"},
+    {Exit::partial, "--batch: some lines were answered with errors"},
+    {Exit::timeout, "--timeout"},
+    {Exit::hangup, "SIGHUP"},
+    {Exit::interrupted, "SIGINT (Ctrl-C)"},
+    {Exit::broken_pipe, "the reader of the output is gone"},
+    {Exit::terminated, "SIGTERM"},
+});
+
 std::string exit_codes_help() {
-  struct Line {
-    Exit code;
-    std::string_view when;
-  };
-  static constexpr std::array<Line, 16> kLines{{
-      {Exit::ok, "answered, including finish_reason \"length\""},
-      {Exit::failure, "anything not below: please report it"},
-      {Exit::usage, "flags, configuration, environment, missing prompt"},
-      {Exit::not_found, "the path or a required file is absent or unreadable"},
-      {Exit::bad_checkpoint, "present, but contradicts its format or itself"},
-      {Exit::unsupported, "well-formed, but outside what fathom runs"},
-      {Exit::out_of_memory, "host or device memory; the plan is printed"},
-      {Exit::context, "the prompt is longer than the context; or --fail-on-length"},
-      {Exit::compute, "CUDA fault, NaN or all -inf logits"},
-      {Exit::io, "standard input, output file, disk full, a shard lost while in use"},
-      {Exit::partial, "--batch: some lines were answered with errors"},
-      {Exit::timeout, "--timeout"},
-      {Exit::hangup, "SIGHUP"},
-      {Exit::interrupted, "SIGINT (Ctrl-C)"},
-      {Exit::broken_pipe, "the reader of the output is gone"},
-      {Exit::terminated, "SIGTERM"},
-  }};
   std::string out = "Exit codes:\n";
-  for (const Line& l : kLines) out += fmt::format("  {:>3}  {:<15} {}\n", static_cast<int>(l.code), exit_name(l.code), l.when);
+  for (const ExitRow& l : kExits) out += fmt::format("  {:>3}  {:<15} {}\n", static_cast<int>(l.code), exit_name(l.code), l.when);
   return out;
 }
 
-constexpr std::string_view kEnvironmentHelp =
-    "Environment:\n"
-    "  FATHOM_MODEL         the model when -m is not given\n"
-    "  FATHOM_CONFIG        configuration file\n"
-    "  FATHOM_NO_COLOR      no colour (as NO_COLOR)\n"
-    "  FATHOM_NO_HISTORY    neither history nor conversations are read or saved\n"
-    "  FATHOM_LOG           file that receives notices and warnings\n"
-    "  NO_COLOR, CLICOLOR_FORCE, TERM, COLUMNS\n"
-    "  VISUAL, EDITOR, PAGER, TMPDIR, HOME, XDG_*\n"
-    "  HF_HUB_CACHE, HF_HOME    where ORG/NAME is looked up\n"
-    "  CUDA_VISIBLE_DEVICES\n"
-    "Nothing else is read. LC_* selects only the input encoding; numbers are always written with a point.\n";
+constexpr auto kVariables = std::to_array<VariableRow>({
+    {"FATHOM_MODEL", "the model when -m is not given"},
+    {"FATHOM_CONFIG", "configuration file"},
+    {"FATHOM_NO_COLOR", "no colour (as NO_COLOR)"},
+    {"FATHOM_NO_HISTORY", "neither history nor conversations are read or saved"},
+    {"FATHOM_LOG", "file that receives notices, warnings and errors, with the time"},
+    {"NO_COLOR, CLICOLOR_FORCE, TERM, COLUMNS", "how the terminal is used"},
+    {"VISUAL, EDITOR", "what /edit runs"},
+    {"TMPDIR", "where /edit puts its file"},
+    {"HOME, XDG_*", "where configuration and state are"},
+    {"HF_HUB_CACHE, HF_HOME", "where ORG/NAME is looked up"},
+    {"CUDA_VISIBLE_DEVICES", "the GPUs there are"},
+});
+
+std::string environment_help() {
+  std::string out = "Environment:\n";
+  for (const VariableRow& v : kVariables)
+    out += v.names.size() <= 19 ? fmt::format("  {:<20} {}\n", v.names, v.meaning) : fmt::format("  {}\n{:23}{}\n", v.names, "", v.meaning);
+  return out + "Nothing else is read. LC_* selects only the input encoding; numbers are always written with a point.\n";
+}
 
 constexpr std::string_view kFilesHelp =
     "Files:\n"
@@ -136,6 +141,9 @@ constexpr std::string_view kFormattingHelp =
 
 }  // namespace
 
+std::span<const ExitRow> exit_table() { return kExits; }
+std::span<const VariableRow> variable_table() { return kVariables; }
+
 std::string short_help() {
   return "fathom: runs DeepSeek-class models in the terminal\n\n"
          "  fathom run \"What is 37 * 24?\"                      ask the built-in model\n"
@@ -159,7 +167,7 @@ std::string command_help(Command c) {
 }
 
 std::string topic_help(std::string_view topic) {
-  if (topic == "environment") return std::string(kEnvironmentHelp);
+  if (topic == "environment") return environment_help();
   if (topic == "exit-codes") return exit_codes_help();
   if (topic == "files") return std::string(kFilesHelp);
   if (topic == "formatting") return std::string(kFormattingHelp);
@@ -191,7 +199,7 @@ Exit help_command(App& app) {
 
 Exit completions_command(App& app) {
   const auto& words = app.options.positionals;
-  if (words.empty()) throw Error(Exit::usage, "which shell?", "fathom completions bash|zsh|fish");
+  if (words.empty()) throw Error(Exit::usage, "which shell?", "fathom completions bash|zsh|fish; man is the manual page");
   app.terminal.out().raw(completions_for(words[0]));
   return Exit::ok;
 }

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <string>
 #include <string_view>
 
 #include "src/app/completions.h"
+#include "src/app/help.h"
 #include "src/base/error.h"
 
 namespace fathom {
@@ -23,6 +25,27 @@ std::string roff(std::string_view text) {
   return out;
 }
 
+// Of the last change of what the page says.
+constexpr std::string_view kDate = "2026-11-22";
+
+// Source lines of at most 78 bytes, broken at spaces: the form that mandoc's lint asks for.
+std::string short_lines(std::string_view text) {
+  std::string out;
+  std::size_t column = 0;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    if (column != 0) {
+      const bool fits = column + 1 + end <= 78;
+      out += fits ? ' ' : '\n';
+      column = fits ? column + 1 : 0;
+    }
+    out += text.substr(0, end);
+    column += end;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return out;
+}
+
 // The name in bold, the argument in italics: "-m, --model MODEL".
 std::string heading(const OptionRow& row) {
   std::string out;
@@ -33,9 +56,10 @@ std::string heading(const OptionRow& row) {
 }
 
 std::string flag(const OptionRow& row) {
-  std::string out = fmt::format(".TP\n{}\n{}.", heading(row), roff(row.help));
-  if (row.kind == ValueKind::list || row.kind == ValueKind::count) out += " May be repeated.";
-  if (!row.fallback.empty()) out += fmt::format(" Default: {}.", roff(row.fallback));
+  std::string text = fmt::format("{}.", row.help);
+  if (row.kind == ValueKind::list || row.kind == ValueKind::count) text += " May be repeated.";
+  if (!row.fallback.empty()) text += fmt::format(" Default: {}.", row.fallback);
+  std::string out = fmt::format(".TP\n{}\n{}", heading(row), short_lines(roff(text)));
   if (row.commands != kGlobal) {
     std::string names;
     for (const CommandRow& c : command_table())
@@ -45,32 +69,9 @@ std::string flag(const OptionRow& row) {
   return out + "\n";
 }
 
-struct ExitRow {
-  Exit code;
-  std::string_view when;
-};
-constexpr ExitRow kExits[] = {
-    {Exit::ok, "answered, including finish_reason \"length\""},
-    {Exit::failure, "anything not below: a bug report is welcome"},
-    {Exit::usage, "flags, configuration, environment, missing prompt"},
-    {Exit::not_found, "the path or a required file is absent or unreadable"},
-    {Exit::bad_checkpoint, "present, but contradicts its format or itself"},
-    {Exit::unsupported, "well-formed, but outside what fathom runs"},
-    {Exit::out_of_memory, "host or device; the plan is printed"},
-    {Exit::context, "the prompt is longer than the context"},
-    {Exit::compute, "CUDA fault, NaN or all -inf logits"},
-    {Exit::io, "standard input, output file, disk full"},
-    {Exit::partial, "--batch: some lines were answered with errors"},
-    {Exit::timeout, "--timeout"},
-    {Exit::hangup, "SIGHUP"},
-    {Exit::interrupted, "Ctrl-C"},
-    {Exit::broken_pipe, "the reader of standard output went away"},
-    {Exit::terminated, "SIGTERM"},
-};
-
 constexpr std::string_view kFiles =
     ".TP\n$XDG_CONFIG_HOME/fathom/config.toml\nDefaults of flags by their long names, and a table [aliases] of models.\n"
-    ".TP\n$XDG_STATE_HOME/fathom/history\nLines typed in chat, the newest 1,000; a line that begins with a space is not kept.\n"
+    ".TP\n$XDG_STATE_HOME/fathom/history\nLines typed in chat, the newest 1,000;\na line that begins with a space is not kept.\n"
     ".TP\n$XDG_STATE_HOME/fathom/sessions/\nConversations, one message per line (JSON).\n"
     ".TP\n$XDG_CACHE_HOME/fathom/verified\nResults of verify \\-\\-hash.\n";
 
@@ -86,23 +87,27 @@ constexpr std::string_view kExamples =
 }  // namespace
 
 std::string manual_page(std::string_view version) {
-  std::string out = fmt::format(".TH FATHOM 1 \"\" \"fathom {}\" \"User Commands\"\n", version);
+  std::string out = fmt::format(".TH FATHOM 1 \"{}\" \"fathom {}\" \"User Commands\"\n", kDate, version);
   out += ".SH NAME\nfathom \\- run DeepSeek\\-class models in the terminal\n.SH SYNOPSIS\n";
   for (const CommandRow& c : command_table())
-    out += fmt::format(".B fathom {}\n{}\n.br\n", c.name, roff(c.synopsis));
+    out += fmt::format("{}.B fathom {}\n{}\n", &c == command_table().data() ? "" : ".br\n", c.name, short_lines(roff(c.synopsis)));
   out +=
       ".SH DESCRIPTION\n"
-      "fathom memory\\-maps a checkpoint directory exactly as Hugging Face publishes it and streams the answer to the\n"
-      "terminal. Standard output holds the answer and nothing else; thinking is shown only on a terminal. Without a\n"
-      "model the built\\-in one answers. It never uses the network.\n"
+      "fathom memory\\-maps a checkpoint directory exactly as Hugging Face publishes it\n"
+      "and streams the answer to the terminal.\n"
+      "Standard output holds the answer and nothing else;\n"
+      "thinking is shown only on a terminal.\n"
+      "Without a model the built\\-in one answers. It never uses the network.\n"
       ".SH COMMANDS\n";
   for (const CommandRow& c : command_table()) out += fmt::format(".TP\n.B {}\n{}.\n", c.name, roff(c.summary));
-  out += ".SH OPTIONS\nFlags of every command stand before or after its name; \\-\\-flag=value and \\-\\-flag value are the same.\n"
+  out += ".SH OPTIONS\nFlags of every command stand before or after its name;\n\\-\\-flag=value and \\-\\-flag value are the same.\n"
          "The commands that take a flag are named in parentheses.\n";
   for (const OptionRow& row : option_table()) out += flag(row);
   out += ".SH EXIT STATUS\n";
-  for (const ExitRow& e : kExits)
+  for (const ExitRow& e : exit_table())
     out += fmt::format(".TP\n.B {}\n{} ({}).\n", static_cast<int>(e.code), roff(e.when), roff(exit_name(e.code)));
+  out += ".SH ENVIRONMENT\n";
+  for (const VariableRow& v : variable_table()) out += fmt::format(".TP\n.B {}\n{}.\n", v.names, roff(v.meaning));
   out += fmt::format(".SH FILES\n{}.SH EXAMPLES\n{}", kFiles, kExamples);
   return out;
 }

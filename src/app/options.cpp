@@ -20,7 +20,7 @@ constexpr std::array kCommandTable = std::to_array<CommandRow>({
     {quantize, "quantize", "SRC DST", "BF16 checkpoint to FP8 128x128 checkpoint in the published layout"},
     {eval, "eval", "[-m MODEL] FILE", "perplexity, exact-match accuracy, log-probabilities"},
     {doctor, "doctor", "[--json]", "GPU, driver, memory, file system, terminal"},
-    {completions, "completions", "bash|zsh|fish", "shell completions"},
+    {completions, "completions", "bash|zsh|fish|man", "shell completions, and the manual page"},
     {help, "help", "[COMMAND|environment|exit-codes|files|formatting]", "help on a command or topic"},
 });
 
