@@ -107,10 +107,8 @@ $(BUILD)/tests/bench_gemm: $(BUILD)/tests/cuda/bench/bench_gemm.o $(LIB_OBJ)
 	@echo "  LINK $@"
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS) -lcublasLt
 
-# Test code is compiled for compile time; what it tests is compiled as shipped.
-ifeq ($(config),release)
-$(BUILD)/tests/%.o: CXXFLAGS += -O1 -g0 -DDOCTEST_CONFIG_SUPER_FAST_ASSERTS
-endif
+# Test code is compiled for compile time; what it tests is compiled as shipped, or with the sanitizers asked for.
+$(BUILD)/tests/%.o: CXXFLAGS += $(if $(filter release,$(config)),-O1,-O0) -g0 -DDOCTEST_CONFIG_SUPER_FAST_ASSERTS
 
 # The commit is known to one file only, so that a commit does not rebuild the rest.
 $(BUILD)/src/app/version.o: $(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
