@@ -56,7 +56,8 @@ void install() {
   }
   struct sigaction ignore {};
   ignore.sa_handler = SIG_IGN;
-  ::sigaction(SIGPIPE, &ignore, nullptr);
+  // The write that meets a closed pipe or a file size limit fails and says so.
+  for (int s : {SIGPIPE, SIGXFSZ}) ::sigaction(s, &ignore, nullptr);
 }
 
 void set_mode(Mode m) { mode.store(m); }

@@ -15,7 +15,7 @@ namespace fathom::signals {
 // ask: only the flag and the byte, for an interactive prompt that decides itself (chat).
 enum class Mode { leave, stop, ask };
 
-// Installs the handlers and ignores SIGPIPE. Call once at start.
+// Installs the handlers; ignores SIGPIPE and SIGXFSZ (a file size limit). Call once at start.
 void install();
 void set_mode(Mode mode);
 // After `ms` milliseconds the time is up: received() is Exit::timeout, or the process ends with 124 (Mode::leave).
