@@ -447,7 +447,7 @@ void CudaForward::run_layers(const Pass& pass, const ForwardCall& call, bool all
       all_layers(pass, call.stack);
       if (all_logits) logits(pass, call.stack, pass.rows, false);
     } catch (...) {
-      (void)cudaStreamEndCapture(stream_.get(), &captured);
+      if (!lost()) (void)cudaStreamEndCapture(stream_.get(), &captured);
       const Graph dropped(captured);
       throw;
     }
