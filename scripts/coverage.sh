@@ -4,9 +4,11 @@
 set -eu
 build=$1
 printf '%-36s %8s %9s\n' file lines branches
-for source in src/base/json.cpp src/base/file.cpp src/model/safetensors.cpp src/model/checkpoint.cpp src/model/config.cpp \
-  src/model/json_fields.cpp src/model/weights.cpp src/engine/placement.cpp src/app/sanitiser.cpp src/app/session.cpp \
-  src/app/config_file.cpp src/app/parse.cpp tokenizer/*.cpp; do
+for source in src/base/json.cpp src/base/file.cpp src/base/text.cpp src/model/safetensors.cpp src/model/shards.cpp \
+  src/model/checkpoint.cpp src/model/config.cpp src/model/json_fields.cpp src/model/binder.cpp src/model/weights.cpp \
+  src/engine/placement.cpp src/engine/gpu_placement.cpp src/engine/generation_config.cpp src/engine/channels.cpp \
+  src/app/sanitiser.cpp src/app/session.cpp src/app/session_cache.cpp src/app/history.cpp src/app/config_file.cpp \
+  src/app/parse.cpp src/app/input.cpp src/app/batch.cpp tokenizer/*.cpp; do
   object=$build/${source%.cpp}.gcda
   [ -f "$object" ] || continue
   gcov -b -t "$object" 2>/dev/null | awk -v file="$source" '
