@@ -98,7 +98,8 @@ $(BUILD)/tests/all: $(TEST_OBJ) $(LIB_OBJ)
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS)
 
 # Speed of the CUDA kernels on random weights: build/.../tests/bench_kernels v2-lite gemv attention.
-$(BUILD)/tests/bench_kernels: $(BUILD)/tests/cuda/bench/bench_kernels.o $(LIB_OBJ)
+$(BUILD)/tests/bench_kernels: $(BUILD)/tests/cuda/bench/bench_kernels.o \
+    $(BUILD)/tests/cuda/bench/bench_prompt_attention.o $(LIB_OBJ)
 	@echo "  LINK $@"
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS)
 
@@ -130,7 +131,7 @@ $(BUILD)/embed.o: $(BUILD)/embed.S | $(BUILD)/.deps
 $(BUILD)/%.cu.o: %.cu | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"
-	@$(NVCC) $(NVCCFLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
+	@$(NVCC) $(NVCCFLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 -include $(LIB_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(BUILD)/main.d
 

@@ -8,6 +8,8 @@
 namespace fathom::cuda {
 namespace {
 
+// A call of fewer prompt rows is over soon.
+constexpr int kPacedRows = 512;
 constexpr std::uint64_t kStagingBytes = std::uint64_t{4} << 20;
 
 Round round_for(ActivationType t, bool ue8m0) {
@@ -47,14 +49,17 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   check_shapes();
   device_ = find_device(options.device);
   FATHOM_CUDA(cudaSetDevice(options.device));
-  placement_ = place(config, weights,
-                     {options.numerics, options.capacity, options.timelines, options.mtp, options.rank});
+  const bool hopper = runs_hopper_code();
+  placement_ =
+      place(config, weights,
+            {options.numerics, options.capacity, options.timelines, options.mtp, options.rank, hopper});
   std::size_t free_bytes = 0, total = 0;
   FATHOM_CUDA(cudaMemGetInfo(&free_bytes, &total));
   require_fit(placement_, free_bytes, device_.name);
 
   stream_ = make_stream();
-  on_ = {stream_.get(), device_.multiprocessors, runs_hopper_code()};
+  on_ = {stream_.get(), device_.multiprocessors, hopper};
+  for (Event& e : layer_done_) e = make_event(false);
   weights_ =
       load_weights(weights, rope_.frequency,
                    {placement_.weights, options.progress, options.random_weights, device_.multiprocessors});
@@ -114,6 +119,7 @@ CudaForward::Pass CudaForward::pass_for(Role role, int rows) const {
   // Both factors in one type, where the chip and the weights' layout allow.
   p.hopper = p.tensor_cores && on_.dependent &&
              weights_.hopper == (p.round == Round::bf16 ? Code::bf16 : Code::e4m3);
+  p.expanded = prompt && placement_.expanded_heads > 0;
   if (!prompt) {
     p.splits = max_splits(heads_);
     p.keys_per_round = kKeyTile * p.splits;
@@ -230,43 +236,52 @@ void CudaForward::attend(const Pass& pass, int index) {
     project_gemm(pass, l);
   else
     project(pass, l);
-  const std::int32_t* rows = work<std::int32_t>(Work::rows);
+  if (pass.expanded) return attend_expanded_form(pass, index);
+  for (int first = 0; first < pass.rows; first += kAbsorbedRows)
+    attend_absorbed(pass, index, first, std::min(kAbsorbedRows, pass.rows - first));
+}
+
+// Rows [first, first + count) of the pass.
+void CudaForward::attend_absorbed(const Pass& pass, int index, int first, int count) {
+  const DeviceLayer& l = layer(index);
+  const std::int32_t* position = work<std::int32_t>(Work::rows) + kPromptChunk + first;
   const bool f32 = options_.numerics.cache == CacheType::f32;
   const AttentionShape shape = attention_shape();
   absorb_query(on_, {.shape = shape,
                      .kv_b = l.kv_b_proj,
-                     .q = work<float>(Work::q),
-                     .kv_row = work<float>(Work::kv_row),
+                     .q = work<float>(Work::q) + std::int64_t{first} * heads_ * config_.qk_head_dim(),
+                     .kv_row = work<float>(Work::kv_row) + std::int64_t{first} * config_.kv_row(),
                      .norm_weight = l.kv_a_layernorm,
                      .eps = config_.rms_norm_eps,
-                     .position = rows + kPromptChunk,
-                     .timeline = rows + 2 * kPromptChunk,
+                     .position = position,
+                     .timeline = position + kPromptChunk,
                      .cache = cache_of(index),
                      .capacity = options_.capacity,
                      .cache_f32 = f32,
                      .q_absorbed = work<void>(Work::q_absorbed),
-                     .rows = pass.rows});
+                     .rows = count});
   attend_split_kv(on_, {.shape = shape,
                         .q_absorbed = work<void>(Work::q_absorbed),
                         .cache = cache_of(index),
                         .capacity = options_.capacity,
                         .cache_f32 = f32,
-                        .position = rows + kPromptChunk,
-                        .timeline = rows + 2 * kPromptChunk,
+                        .position = position,
+                        .timeline = position + kPromptChunk,
                         .max_splits = pass.splits,
                         .keys_per_round = pass.keys_per_round,
                         .partial_sum = work<float>(Work::partial_sum),
                         .partial_out = work<float>(Work::partial_out),
-                        .rows = pass.rows});
-  combine_project_value(on_, {.shape = shape,
-                              .kv_b = l.kv_b_proj,
-                              .position = rows + kPromptChunk,
-                              .max_splits = pass.splits,
-                              .keys_per_round = pass.keys_per_round,
-                              .partial_sum = work<float>(Work::partial_sum),
-                              .partial_out = work<float>(Work::partial_out),
-                              .attn = work<float>(Work::attn),
-                              .rows = pass.rows});
+                        .rows = count});
+  combine_project_value(on_,
+                        {.shape = shape,
+                         .kv_b = l.kv_b_proj,
+                         .position = position,
+                         .max_splits = pass.splits,
+                         .keys_per_round = pass.keys_per_round,
+                         .partial_sum = work<float>(Work::partial_sum),
+                         .partial_out = work<float>(Work::partial_out),
+                         .attn = work<float>(Work::attn) + std::int64_t{first} * heads_ * config_.v_head_dim,
+                         .rows = count});
 }
 
 // x += delta, over all ranks.
@@ -419,8 +434,23 @@ bool CudaForward::run(Stack stack, Step step, Role role) {
 
 // -- whole steps --------------------------------------------------------------------------------------------
 
+// A prompt's layers are enqueued two at most ahead of the GPU, so that a request to stop is seen within two
+// layers.
+void CudaForward::pace(int layer) {
+  if (!stop_requested || role_ != Role::prompt || rows_ < kPacedRows) return;
+  const auto at = static_cast<std::size_t>(layer) % layer_done_.size();
+  FATHOM_CUDA(
+      cudaEventSynchronize(layer_done_[at].get()));  // of two layers ago; returns at once if never recorded
+  if (stop_requested()) {
+    synchronize();
+    throw Error(Exit::interrupted, "stopped");
+  }
+  FATHOM_CUDA(cudaEventRecord(layer_done_[at].get(), stream_.get()));
+}
+
 void CudaForward::all_layers(const Pass& pass, Stack stack) {
   for (const Step& s : stage_list(config_, stack)) {
+    if (s.stage == Stage::Attend) pace(s.layer);
     if (s.stage == Stage::Logits) continue;
     if (s.stage == Stage::Route) {
       route(pass, layer(s.layer));
@@ -540,6 +570,7 @@ void CudaForward::collect_hidden(const Pass& pass, Stack stack, std::span<const 
 
 void CudaForward::set_rows(std::span<const Row> rows) {
   rows_ = static_cast<int>(rows.size());
+  runs_.clear();
   if (rows.empty()) return;
   role_ = rows.front().role;
   auto* host = reinterpret_cast<std::int32_t*>(staging_.data());
@@ -552,6 +583,9 @@ void CudaForward::set_rows(std::span<const Row> rows) {
       fail(Exit::failure, "timeline {} of {}", r.timeline, options_.timelines);
     if (r.token < 0 || r.token >= config_.vocab_size)
       fail(Exit::failure, "token {} is outside of the vocabulary of {}", r.token, config_.vocab_size);
+    if (i == 0 || r.timeline != rows[i - 1].timeline || r.position != rows[i - 1].position + 1)
+      runs_.push_back({static_cast<int>(i), 0, r.position, r.timeline});
+    ++runs_.back().rows;
     host[i] = r.token;
     host[kPromptChunk + i] = r.position;
     host[2 * kPromptChunk + i] = static_cast<std::int32_t>(r.timeline);

@@ -90,6 +90,7 @@ class CudaForward final : public Forward {
     Round round = Round::none;
     bool tensor_cores = false;  // products as GEMMs
     bool hopper = false;        // by gemm_fp8 or gemm_bf16
+    bool expanded = false;  // the form of attention
     int splits = 1, keys_per_round = 0;
     bool choose_inside = false;  // gate_up chooses the experts
   };
@@ -106,6 +107,8 @@ class CudaForward final : public Forward {
   void embed_rows(const Pass& pass, Stack stack);
   void mtp_input(const Pass& pass);
   void attend(const Pass& pass, int layer);
+  void attend_absorbed(const Pass& pass, int layer, int first, int count);
+  void attend_expanded_form(const Pass& pass, int layer);  // forward_expanded.cpp
   void project(const Pass& pass, const DeviceLayer& l);
   void project_gemm(const Pass& pass, const DeviceLayer& l);
   void attn_out(const Pass& pass, const DeviceLayer& l);
@@ -116,6 +119,7 @@ class CudaForward final : public Forward {
   void reduce_into_x(const Pass& pass);
   void logits(const Pass& pass, Stack stack, int rows, bool indexed);
   void all_layers(const Pass& pass, Stack stack);
+  void pace(int layer);
 
   // forward_prompt.cpp
   struct OperandPlace {
@@ -156,7 +160,15 @@ class CudaForward final : public Forward {
   Stream stream_;
   Launch on_;
   DeviceExchange* exchange_ = nullptr;
-  int rows_ = 0;  // as set_rows left them
+  // Rows at consecutive positions of one timeline.
+  struct Run {
+    int first, rows;
+    std::int32_t position;
+    std::uint32_t timeline;
+  };
+  std::array<Event, 2> layer_done_;
+  std::vector<Run> runs_;  // as set_rows left them
+  int rows_ = 0;
   Role role_ = Role::prompt;
   std::map<std::tuple<Stack, int, bool>, GraphExec> graphs_;  // stack, rows, logits of all rows
 };

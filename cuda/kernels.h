@@ -202,6 +202,49 @@ struct ValueParams {
 };
 void combine_project_value(const Launch& on, const ValueParams& p);
 
+// -- prompt_attention.cu: expanded multi-head latent attention of prompt rows, on Hopper --------------------
+
+// Appends finished latent rows to the cache: normed latent (in place in kv_row too), rotated key as it is.
+struct AppendParams {
+  int latent = 0, rope = 0, row = 0;   // as AttentionShape
+  float* kv_row = nullptr;             // (T, latent + rope): raw latent and rotated key in, normed latent out
+  const float* norm_weight = nullptr;  // (latent)
+  float eps = 0;
+  const std::int32_t* position = nullptr;  // (T)
+  const std::int32_t* timeline = nullptr;  // (T)
+  void* cache = nullptr;                   // (timelines, capacity, row) BF16 of this layer
+  std::int64_t capacity = 0;
+  int rows = 0;
+};
+void append_latents(const Launch& on, const AppendParams& p);
+
+// Keys of one tile: tiles begin at multiples of it from position 0, whatever the chunk.
+inline constexpr int kPromptKeyTile = 128;
+
+// Rows of a prompt at consecutive positions of one timeline against every key up to their own:
+//   k(s, h) = [kv_b's nope rows of h times latent(s); rope(s)], v(s, h) = kv_b's v rows of h times latent(s)
+//   attn(t, h) = sum_s softmax_s(scale q(t, h) k(s, h)) v(s, h), s <= first_position + t
+// Sums FP32; q, k, v and probabilities F16 (clamped to its range): as fast as BF16 and eight times as exact.
+struct PromptAttendParams {
+  AttentionShape shape;         // 128 + 64, 128; latent 512
+  Matrix kv_b;                  // (heads (nope + v), latent), e4m3 or BF16
+  const float* q = nullptr;     // (rows, heads, nope + rope), rotated
+  const void* cache = nullptr;  // (keys, row) BF16: this timeline's rows, these rows' own included
+  int first_position = 0, rows = 0;
+  float* attn = nullptr;          // (rows, heads, v)
+  int first_head = 0, heads = 0;  // computed by this call: as many as the workspace holds
+  // Workspace, sized by src/engine/gpu_placement.h.
+  std::byte* expanded = nullptr;  // F16 tiles (heads, key tiles, [k: 2, v: 2][128][64])
+  std::byte* rope = nullptr;      // F16 tiles (key tiles, [128][64])
+  std::byte* query = nullptr;     // F16 tiles (heads, row tiles of 128, 2, [3][64][64])
+  std::byte* decoded = nullptr;   // BF16 tiles of kv_b (heads, 2, [8][128][64])
+  int* counter = nullptr;         // next piece of work
+};
+// The keys and values of positions [0, first_position + rows) into the workspace; `rope` with head 0 only.
+void expand_keys(const Launch& on, const PromptAttendParams& p);
+// attn of these heads, from the workspace.
+void attend_expanded(const Launch& on, const PromptAttendParams& p);
+
 // -- norm.cu: row-wise work ---------------------------------------------------------------------------------
 
 // x(t) = row token[t] of the embedding.

@@ -93,3 +93,34 @@ TEST_CASE("splits of a row's keys follow from position and heads alone, and neve
     }
   }
 }
+
+TEST_CASE("expanded attention is planned for Hopper and the published head shapes, and stays bounded") {
+  const Config tiny_config = tiny("v2-lite");
+  PlacementRequest request = room_for(4096);
+  request.hopper = true;
+  CHECK(place(tiny_config, weights_of_shape(tiny_config, true), request).expanded_heads == 0);
+  Config c = tiny_config;
+  c.num_attention_heads = 128;
+  c.qk_nope_head_dim = c.v_head_dim = 128, c.qk_rope_head_dim = 64, c.kv_lora_rank = 512;
+  const Weights w = weights_of_shape(c, true);
+  CHECK(place(c, w, request).expanded_heads == 32);
+  request.numerics.cache = CacheType::f32;
+  CHECK(place(c, w, request).expanded_heads == 0);
+  request.numerics.cache = CacheType::bf16;
+  request.hopper = false;
+  CHECK(place(c, w, request).expanded_heads == 0);
+  request.hopper = true;
+  std::uint64_t before = 0;
+  for (std::int32_t capacity : {1, 127, 128, 129, 4096, 8192, 16384, 32768, 40000, 163840, 1'000'000}) {
+    request.capacity = capacity;
+    const Placement p = place(c, w, request);
+    const std::uint64_t tiles = (static_cast<std::uint64_t>(capacity) + 127) / 128;
+    const std::uint64_t keys = p.work[static_cast<std::size_t>(Work::expanded_keys)];
+    CHECK(p.expanded_heads >= 4);
+    CHECK(keys >= static_cast<std::uint64_t>(p.expanded_heads) * tiles * 65536);
+    CHECK(keys <= std::max<std::uint64_t>(std::uint64_t{256} << 20, 4 * tiles * 65536));
+    // What fits with one context fits with every smaller one.
+    CHECK(p.workspace >= before);
+    before = p.workspace;
+  }
+}

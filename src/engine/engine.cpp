@@ -142,11 +142,16 @@ void Engine::plan_gpu(const EngineOptions& options, const cuda::DeviceInfo& devi
   numerics_ = gpu_numerics(options, config_, device);
   const std::uint64_t available = options.gpu_memory.value_or(device.memory_free - device.memory_free / 50);
   const std::int32_t wanted = wanted_context(config_, options.context);
-  Placement placement = place(config_, weights_, {.numerics = numerics_, .capacity = wanted});
+  PlacementRequest request{.numerics = numerics_, .capacity = wanted};
+  request.hopper = device.major == 9 && device.minor == 0;
+  Placement placement = place(config_, weights_, request);
   if (!options.context && placement.total() > available) {
     // Not asked for, so less will do; a context of a few tokens is no use, and require_fit then says what is missing.
     const std::int32_t fits = placement.largest_capacity(available);
-    if (fits >= std::min(wanted, 1024)) placement = place(config_, weights_, {.numerics = numerics_, .capacity = fits});
+    if (fits >= std::min(wanted, 1024)) {
+      request.capacity = fits;
+      placement = place(config_, weights_, request);
+    }
   }
   require_fit(placement, available, device.name);
   gpu_ = device.ordinal;

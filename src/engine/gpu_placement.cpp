@@ -50,8 +50,38 @@ std::uint64_t weight_bytes(const Weights& w) {
   return sum;
 }
 
+// True if cuda/prompt_attention.cu has the shape of the heads and the format of kv_b.
+bool has_expanded_form(const Config& c, const Weights& w, const PlacementRequest& request) {
+  const auto fits = [](const LayerWeights& l) {
+    const Linear& m = l.kv_b_proj;
+    const WeightFormat& f = m.format;
+    const bool blocks = f.decode == Decode::e4m3 && f.group_rows == kExpandedTile && f.group_cols == 128 &&
+                        m.row0 % kExpandedTile == 0 && m.col0 == 0;
+    return blocks || f.decode == Decode::bf16;
+  };
+  return request.hopper && request.numerics.cache == CacheType::bf16 && c.qk_nope_head_dim == 128 &&
+         c.qk_rope_head_dim == 64 && c.v_head_dim == 128 && c.kv_lora_rank == 512 &&
+         std::all_of(w.layers.begin(), w.layers.end(), fits) &&
+         std::all_of(w.mtp.begin(), w.mtp.end(), [&](const MtpWeights& m) { return fits(m.layer); });
+}
+
+constexpr std::int64_t kTile16 = kExpandedTile * 2;  // bytes of a column of a tile
+
+// Bytes of one head's expanded keys and values.
+Size expanded_bytes(const Config& c, std::int32_t capacity) {
+  return Size(capacity).ceil_div(kExpandedTile) * Size(kTile16) * Size(c.qk_nope_head_dim + c.v_head_dim);
+}
+
+// As many heads as 256 MiB hold, four at least (2 KB a position): with 4,096 rows they fill a GPU. At most
+// 32, which bounds what else is kept per head.
+int heads_at_a_time(const Config& c, int heads, std::int32_t capacity) {
+  const std::uint64_t fit =
+      (std::uint64_t{256} << 20) / std::max<std::uint64_t>(expanded_bytes(c, capacity).value(), 1);
+  return std::min(heads, static_cast<int>(std::clamp<std::uint64_t>(fit, 4, 32)));
+}
+
 std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const PlacementRequest& request,
-                                      int prompt_rows) {
+                                      int prompt_rows, int expanded_heads) {
   const int slots = c.router.num_experts_per_tok;
   const Size chunk = prompt_rows;
   const Size hidden = c.hidden_size;
@@ -60,8 +90,9 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
   const Size inner = std::max<Size>(moe, c.intermediate_size);
   // The normed row, and behind it the widest other operand of a prompt GEMM; each part padded to 16 values.
   const Size input = hidden + std::max({Size(c.q_lora_rank), attn, inner}) + Size(16 * (slots + 2));
+  const Size absorbed = expanded_heads > 0 ? kGeneratedRows : std::min(prompt_rows, kAbsorbedRows);
   // A generated row has max_splits() splits, a prompt row one.
-  const Size splits = std::max<Size>(chunk, Size(kGeneratedRows) * Size(max_splits(heads)));
+  const Size splits = std::max<Size>(absorbed, Size(kGeneratedRows) * Size(max_splits(heads)));
   const Size element = request.numerics.cache == CacheType::f32 ? 4 : 2;
   const Size tiles =
       chunk * Size(std::max(slots, 1)) * Size(2) + Size(c.router.n_routed_experts) * Size(4) + Size(64);
@@ -76,9 +107,24 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
   set(Work::q_latent, chunk * Size(c.q_lora_rank) * Size(4));
   set(Work::kv_row, chunk * Size(c.kv_row()) * Size(4));
   set(Work::q, chunk * Size(heads) * Size(c.qk_head_dim()) * Size(4));
-  set(Work::q_absorbed, chunk * Size(heads) * Size(device_row_values(c)) * element);
+  set(Work::q_absorbed, absorbed * Size(heads) * Size(device_row_values(c)) * element);
   set(Work::partial_sum, splits * Size(heads) * Size(2) * Size(4));
   set(Work::partial_out, splits * Size(heads) * Size(c.kv_lora_rank) * Size(4));
+  if (expanded_heads > 0) {
+    const Size some = expanded_heads, key_tiles = Size(request.capacity).ceil_div(kExpandedTile);
+    // Heads are taken in as few, equal groups as the largest group allows; its size never falls with the
+    // context, so that a smaller context always fits where a larger one did.
+    const Size bytes =
+        std::min(Size(heads) * expanded_bytes(c, request.capacity),
+                 std::max(Size(std::int64_t{256} << 20), some * expanded_bytes(c, request.capacity)));
+    set(Work::expanded_keys, bytes);
+    set(Work::expanded_rope, key_tiles * Size(kTile16) * Size(c.qk_rope_head_dim));
+    set(Work::prompt_query,
+        Size(std::min(heads, 32)) * chunk.ceil_div(kExpandedTile) * Size(kTile16) * Size(c.qk_head_dim()));
+    set(Work::kv_b_tiles,
+        Size(std::min(heads, 32)) * Size(c.qk_nope_head_dim + c.v_head_dim) * Size(c.kv_lora_rank) * Size(2));
+    set(Work::counter, 4);
+  }
   set(Work::attn, chunk * attn * Size(4));
   set(Work::router_logits, chunk * Size(c.router.n_routed_experts) * Size(4));
   set(Work::expert_ids, chunk * Size(slots) * Size(4));
@@ -128,7 +174,9 @@ Placement place(const Config& config, const Weights& weights, const PlacementReq
   p.weights = weight_bytes(weights);
   p.prompt_rows = std::clamp(request.capacity, 1, kPromptChunk);
   p.prompt_rows = (p.prompt_rows + 63) / 64 * 64;
-  p.work = work_bytes(config, weights.heads, request, p.prompt_rows);
+  if (has_expanded_form(config, weights, request))
+    p.expanded_heads = heads_at_a_time(config, weights.heads, request.capacity);
+  p.work = work_bytes(config, weights.heads, request, p.prompt_rows, p.expanded_heads);
   for (std::uint64_t b : p.work) p.workspace += b;
   const Size layers = config.num_hidden_layers + (request.mtp ? config.num_nextn_predict_layers : 0);
   const Size element = request.numerics.cache == CacheType::f32    ? 4

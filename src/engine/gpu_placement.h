@@ -36,9 +36,14 @@ enum class Work : std::uint8_t {
   q_latent,        // f32 (chunk, q_lora_rank)
   kv_row,          // f32 (chunk, kv_row)
   q,               // f32 (chunk, heads, qk_head_dim)
-  q_absorbed,      // bf16 or f32 (chunk, heads, cache row)
-  partial_sum,     // f32 (rows * splits, heads, 2): maximum and sum of a split
-  partial_out,     // f32 (rows * splits, heads, kv_lora_rank)
+  q_absorbed,      // bf16 or f32 (absorbed rows, heads, cache row)
+  partial_sum,     // f32 (absorbed rows * splits, heads, 2): maximum and sum of a split
+  partial_out,     // f32 (absorbed rows * splits, heads, kv_lora_rank)
+  expanded_keys,   // f16 tiles of keys and values (expanded_heads, key tiles); see cuda/prompt_attention.cu
+  expanded_rope,   // f16 tiles of rotated keys (key tiles)
+  prompt_query,    // f16 tiles of q (expanded_heads, row tiles)
+  kv_b_tiles,      // bf16 tiles of kv_b (expanded_heads)
+  counter,         // i32: next piece of work of a persistent kernel
   attn,            // f32 (chunk, heads, v_head_dim)
   router_logits,   // f32 (chunk, n_routed_experts)
   expert_ids,      // i32 (chunk, num_experts_per_tok)
@@ -52,6 +57,10 @@ enum class Work : std::uint8_t {
 inline constexpr int kWorkBuffers = static_cast<int>(Work::logits) + 1;
 // Rows whose logits are computed at a time.
 inline constexpr int kLogitRows = 16;
+// Prompt rows that the absorbed form of attention takes at a time.
+inline constexpr int kAbsorbedRows = 512;
+// Rows or keys of a tile of the expanded form.
+inline constexpr int kExpandedTile = 128;
 // Rows of a GEMM tile of the prompt path.
 inline constexpr int kGemmRows = 64;
 
@@ -61,6 +70,7 @@ struct PlacementRequest {
   std::uint32_t timelines = 1;
   bool mtp = false;
   Rank rank{};
+  bool hopper = false;  // the GPU runs Hopper's own kernels: compute capability 9.0
 };
 
 struct Placement {
@@ -68,6 +78,9 @@ struct Placement {
   std::uint64_t bytes_per_position = 0;                 // of cache, all layers and timelines
   std::vector<std::uint64_t> work;                      // by Work, each a multiple of 256
   std::int32_t capacity = 0;
+  // Heads whose keys and values are expanded at a time for prompt rows; 0: prompt rows take the absorbed
+  // form. Depends on the model, the GPU, the cache's type and the capacity, never on a call.
+  int expanded_heads = 0;
   int prompt_rows = 0;  // rows of a prompt taken at a time: a multiple of 64, kGeneratedRows at least
   std::uint64_t total() const { return weights + cache + workspace; }
   // The largest capacity for which total() fits into `available` bytes; 0 if none does.

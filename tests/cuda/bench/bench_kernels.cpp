@@ -1,6 +1,6 @@
 // Speed of the CUDA kernels and of whole decode steps on random weights, without a checkpoint.
 //
-//   bench_kernels [read] [gemv] [attention] [prompt] [SHAPE[:CONTEXT,...] ...]   SHAPE: v2-lite,
+//   bench_kernels [read] [gemv] [attention] [prompt-attention] [prompt] [SHAPE[:CONTEXT,...] ...]   SHAPE: v2-lite,
 //   v2-lite-bf16, v3-slice
 //
 // Every figure stands beside the bytes it had to read over the read bandwidth measured in the same run.
@@ -14,6 +14,7 @@
 
 #include "cuda/forward.h"
 #include "src/base/error.h"
+#include "tests/cuda/bench/bench_prompt_attention.h"
 
 using namespace fathom;
 using namespace fathom::cuda;
@@ -300,6 +301,8 @@ int main(int argc, char** argv) {
       if (what == "read") continue;
       if (what == "prompt") {
         bench_prompt("v2-lite");
+      } else if (what == "prompt-attention") {
+        bench_prompt_attention();
       } else if (what == "gemv" || what == "attention") {
         Bench b;
         if (what == "gemv")
