@@ -50,6 +50,7 @@ class CudaForward final : public Forward {
   std::int32_t capacity() const override { return options_.capacity; }
   const Config& config() const override { return config_; }
   Numerics numerics() const override { return options_.numerics; }
+  std::size_t prompt_chunk() const override { return static_cast<std::size_t>(placement_.prompt_rows); }
   std::string describe() const override;
   const Placement& placement() const { return placement_; }
 

@@ -50,6 +50,9 @@ class Forward {
   virtual std::int32_t capacity() const = 0;  // positions per timeline
   virtual const Config& config() const = 0;
   virtual Numerics numerics() const = 0;
+  // Rows of a long prompt that one call should take: enough for blocked matrix products, few enough that activations
+  // stay small (the experts' outputs above all: num_experts_per_tok rows per token) and progress is seen to move.
+  virtual std::size_t prompt_chunk() const { return 512; }
   // "cpu avx512, 2 threads" or "NVIDIA H100 80GB HBM3": for plan lines and records.
   virtual std::string describe() const = 0;
   // Bytes of one position's cached rows over all layers of the main stack; 0 where they cannot be taken out.

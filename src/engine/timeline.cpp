@@ -8,10 +8,6 @@
 namespace fathom {
 namespace {
 
-// Prompt rows per call. Large enough for blocked matrix products, small enough that the activations of a long prompt
-// (the experts' outputs above all: num_experts_per_tok rows per token) stay in tens of megabytes.
-constexpr std::size_t kChunk = 512;
-
 void check_room(std::size_t needed, std::int32_t capacity) {
   if (needed > static_cast<std::size_t>(capacity))
     throw Error(Exit::context, fmt::format("{} tokens do not fit the context of {}", needed, capacity),
@@ -52,7 +48,7 @@ std::vector<float> Timeline::sync(std::span<const std::int32_t> ids, const std::
   std::vector<float> logits;
   while (ids_.size() < ids.size()) {
     if (progress) progress(ids_.size());
-    const auto chunk = ids.subspan(ids_.size(), std::min(kChunk, ids.size() - ids_.size()));
+    const auto chunk = ids.subspan(ids_.size(), std::min(forward_->prompt_chunk(), ids.size() - ids_.size()));
     const int last[] = {static_cast<int>(chunk.size()) - 1};
     const bool final = ids_.size() + chunk.size() == ids.size();
     logits = extend(chunk, Role::prompt, final ? std::span<const int>(last) : std::span<const int>());
@@ -88,7 +84,8 @@ void Timeline::score(std::span<const std::int32_t> ids,
   ids_.clear();
   const auto vocab = static_cast<std::size_t>(forward_->config().vocab_size);
   // At most 64 MiB of logits at a time.
-  const std::size_t chunk_rows = std::clamp<std::size_t>((64u << 20) / sizeof(float) / vocab, 1, kChunk);
+  const std::size_t chunk_rows =
+      std::clamp<std::size_t>((64u << 20) / sizeof(float) / vocab, 1, forward_->prompt_chunk());
   while (ids_.size() < ids.size()) {
     const std::size_t begin = ids_.size();
     const auto chunk = ids.subspan(begin, std::min(chunk_rows, ids.size() - begin));
