@@ -27,11 +27,8 @@
 
 #include <algorithm>
 
+#include "cuda/hopper.cuh"
 #include "cuda/kernel.cuh"
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define FATHOM_HOPPER 1
-#endif
 
 namespace fathom::cuda {
 namespace {
@@ -150,63 +147,6 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr std::uint32_t kTileBytes = 4 * kBlock;  // k, k, v, v of one head
 
-__device__ __forceinline__ void init_barrier(std::uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-// Initialised barriers become visible to the copy engine and to the other blocks of the cluster.
-__device__ __forceinline__ void fence_barrier_init() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-// Arrives, and lets the barrier's phase wait for `bytes` of copies.
-__device__ __forceinline__ void arrive_and_expect(std::uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-__device__ __forceinline__ void arrive(std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// Waits for the end of the phase of this parity; what was copied or written before it is visible then.
-__device__ __forceinline__ void wait_barrier(std::uint32_t barrier, std::uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-template <int Registers>
-__device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-template <int Registers>
-__device__ __forceinline__ void give_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-// Descriptor of rows of 128 bytes, stored back to back from a multiple of 1,024 bytes on, with the 128-byte
-// permutation of TMA. Adding 2 moves 32 bytes along the row.
-__device__ __forceinline__ std::uint64_t rows_descriptor(std::uint32_t address) {
-  constexpr std::uint64_t kEightRows = 1024 / 16, kPermuted128 = 1;
-  return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) | std::uint64_t{1} << 16 | kEightRows << 32 |
-         kPermuted128 << 62;
-}
-// Before the first product of a batch: registers written before are visible to it.
-__device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void commit_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-// Waits until at most N batches are under way.
-template <int N>
-__device__ __forceinline__ void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-// The compiler may not move reads or writes of these registers across this point.
-template <int N>
-__device__ __forceinline__ void pin(float (&d)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
-
 // `bytes` (a multiple of 16) into shared memory; they complete at `barrier`.
 __device__ __forceinline__ void copy_bytes(std::uint32_t to, const std::byte* from, std::uint32_t bytes,
                                            std::uint32_t barrier) {
@@ -256,15 +196,6 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[64], std::uint64_t a, std::
       "{\n.reg .pred p;\n"
       "setp.ne.b32 p, %66, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" FATHOM_SUM_NAMES
-      "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
-      : FATHOM_SUMS(d)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma_bf16(float (&d)[64], std::uint64_t a, std::uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FATHOM_SUM_NAMES
       "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
       : FATHOM_SUMS(d)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
