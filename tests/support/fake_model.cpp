@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <thread>
 
 #include "src/app/app.h"
@@ -217,6 +218,7 @@ Script script_from_environment() {
 int fake_main(int argc, char** argv) {
   AppHooks hooks;
   hooks.make_forward = [](const Engine& engine) -> std::unique_ptr<Forward> {
+    if (number_from("FATHOM_FAKE_THROW") != 0) throw std::runtime_error("planted");
     return std::make_unique<FakeForward>(engine.config(), *engine.tokenizer(), script_from_environment(), engine.context());
   };
   return app_main(argc, argv, hooks);
