@@ -1,6 +1,7 @@
 """How soon fathom reacts: first sign, Ctrl-C to silence in decode and in prefill, a reader that leaves.
 
-usage: latency.py TESTS [COUNT]
+usage: latency.py TESTS [COUNT]          the scripted model
+       latency.py FATHOM COUNT MODEL     a real one, which answers without end and reads a long prompt
 """
 import os
 import pty
@@ -22,18 +23,18 @@ def environment(folder, **more):
     return env
 
 
-def spawn(tests, folder, arguments, **more):
-    child = pexpect.spawn(tests, ["--as-fathom", *arguments, "-m", f"{folder}/fake"], env=environment(folder, **more),
-                          dimensions=(24, 80), timeout=10)
+def chat(command, folder, **more):
+    child = pexpect.spawn(command[0], [*command[1:], "chat", *ENDLESS], env=environment(folder, **more), dimensions=(24, 80), timeout=10)
     child.delaybeforesend = None
+    child.expect("> ")
     return child
 
 
-def first_sign(tests, folder):
+def first_sign(command, folder):
     """Seconds from the start to the first byte on the terminal. Without pexpect, whose own start takes longer."""
     master, slave = pty.openpty()
     start = time.monotonic()
-    process = subprocess.Popen([tests, "--as-fathom", "chat", "-m", f"{folder}/fake"], env=environment(folder), stdin=slave,
+    process = subprocess.Popen([*command, "chat", *ENDLESS], env=environment(folder), stdin=slave,
                                stdout=slave, stderr=slave, start_new_session=True)
     os.read(master, 1)
     took = time.monotonic() - start
@@ -66,42 +67,53 @@ def quantiles(name, values, goal):
           f"over {len(values)} (goal {goal} ms) {'ok' if 1000 * p99 <= goal else 'MISSED'}")
 
 
+ENDLESS = []  # flags of the model
+LONG = "Tell me about numbers. " * 350
+
+
 def main():
-    tests = os.path.abspath(sys.argv[1])
+    program = os.path.abspath(sys.argv[1])
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 50
+    model = os.path.abspath(sys.argv[3]) if len(sys.argv) > 3 else None
     rng = random.Random(3)
     with tempfile.TemporaryDirectory() as folder:
-        os.system(f"'{tests}' --fake-checkpoint {folder}/fake")
-        with open(f"{folder}/script", "w") as f:
-            f.write("</think>y")
+        if model is None:
+            os.system(f"'{program}' --fake-checkpoint {folder}/fake")
+            with open(f"{folder}/script", "w") as f:
+                f.write("</think>y")
+            command, question, reading = [program, "--as-fathom"], "a prompt that takes long to read", 0.2
+            ENDLESS.extend(["-m", f"{folder}/fake"])
+        else:
+            command, question, reading = [program], f"\x1b[200~{LONG}\x1b[201~", 0.05
+            ENDLESS.extend(["-m", model, "--ignore-eos", "--hide-thinking"])
         sign, decode, prefill, pipe = [], [], [], []
         for _ in range(count):
-            sign.append(first_sign(tests, folder))
+            sign.append(first_sign(command, folder))
 
-            child = spawn(tests, folder, ["chat"], FATHOM_FAKE_DELAY_US="2000")
-            child.expect("> ")
+            child = chat(command, folder, FATHOM_FAKE_DELAY_US="2000")
             child.send("go\r")
-            child.expect("yyy")
+            child.expect(r"\n[^\n]*\n?[a-zA-Z0-9]") if model else child.expect("yyy")
             time.sleep(rng.random() * 0.1)
             decode.append(silence(child))
             child.terminate(force=True)
 
-            child = spawn(tests, folder, ["chat"], FATHOM_FAKE_PREFILL_US="200000")
-            child.expect("> ")
-            child.send("a prompt that takes long to read\r")
-            time.sleep(0.2 + rng.random() * 0.5)
+            child = chat(command, folder, FATHOM_FAKE_PREFILL_US="200000")
+            child.send(question + "\r")
+            time.sleep(reading + rng.random() * 0.5)
             prefill.append(silence(child))
             child.terminate(force=True)
 
+            run = subprocess.Popen([*command, "run", *ENDLESS, "hi"], env=environment(folder), stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            os.read(run.stdout.fileno(), 10)
             start = time.monotonic()
-            code = subprocess.run(["bash", "-c", f"'{tests}' --as-fathom run -m {folder}/fake hi </dev/null 2>/dev/null | head -c 10 >/dev/null; "
-                                   "exit ${PIPESTATUS[0]}"], env=environment(folder)).returncode
+            run.stdout.close()  # as head -c 10 does by ending
+            assert run.wait() == 141, run.returncode
             pipe.append(time.monotonic() - start)
-            assert code == 141, code
         quantiles("first visible sign after start", sign, 100)
         quantiles("Ctrl-C to silence, decode", decode, 200)
         quantiles("Ctrl-C to silence, prefill", prefill, 500)
-        quantiles("run | head -c 10, whole time", pipe, 200)
+        quantiles("run | head -c 10, from its end", pipe, 200)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A long chat: time to first token must not grow with the turns, a fresh process must say the same, and resuming must
+"""A long chat: neither the tokens read nor the time to the first one may grow with the turns, a fresh process must say the same, and resuming must
 not read the conversation again.
 
 usage: turns.py FATHOM MODEL [TURNS]
@@ -17,7 +17,7 @@ QUESTIONS = ["What is 7 + 8?", "Add 5 to it.", "What is 12 * 3?", "Is 91 prime?"
 
 
 def chat(program, model, env, arguments=()):
-    child = pexpect.spawn(program, ["chat", "-m", model, "--greedy", "-n", "60", *arguments], env=env, dimensions=(40, 120),
+    child = pexpect.spawn(program, ["chat", "-m", model, "--greedy", "-n", "60", "--stats", *arguments], env=env, dimensions=(40, 120),
                           timeout=60, encoding="utf-8", codec_errors="replace")
     child.delaybeforesend = None
     # The editor turns bracketed paste on when it waits for a line.
@@ -26,7 +26,7 @@ def chat(program, model, env, arguments=()):
 
 
 def ask(child, text):
-    """Seconds from Enter to the first byte of the answer."""
+    """Seconds from Enter to the first byte of the answer, and the prompt tokens that were not in the cache."""
     child.send(text)
     child.expect_exact(text[-1])
     time.sleep(0.05)
@@ -40,8 +40,10 @@ def ask(child, text):
     child.expect_exact("\x1b[?2004l")
     child.expect(r"m[^\x1b\r\n]")
     first = time.monotonic() - start
+    child.expect(r"prompt ([\d,]+) tokens \(([\d,]+) from the cache\)")
+    prompt, cached = (int(child.match.group(i).replace(",", "")) for i in (1, 2))
     child.expect_exact("\x1b[?2004h")
-    return first
+    return first, prompt - cached
 
 
 def conversation(folder):
@@ -56,13 +58,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         env = dict(os.environ, TERM="xterm-256color", XDG_STATE_HOME=folder)
         child = chat(program, model, env)
-        times = [ask(child, QUESTIONS[i % len(QUESTIONS)]) for i in range(turns)]
+        times, read = zip(*(ask(child, QUESTIONS[i % len(QUESTIONS)]) for i in range(turns)))
         child.send("/tokens\r")
         child.expect(r"([\d,]+) of ([\d,]+) tokens")
         print(f"{turns} turns, {child.match.group(1)} of {child.match.group(2)} tokens used")
         child.send("\x04")
         child.wait()
         early, late = sorted(times[1:6])[2], sorted(times[-5:])[2]
+        print("prompt tokens read in each turn: " + " ".join(map(str, read)))
         print("time to first token, ms: " + " ".join(f"{1000 * t:.0f}" for t in times))
         print(f"time to first token: turns 2-6 {1000 * early:.0f} ms, last five {1000 * late:.0f} ms (medians)")
 
@@ -93,7 +96,8 @@ def main():
         child.wait()
         _, again = conversation(folder)
         print(f"after resuming the same answer comes: {again[-1].get('content') == messages[-1].get('content')}")
-        ok = same and late < 3 * early + 0.1
+        # The last answer (60 tokens at most, without its thinking) and the question: never the conversation.
+        ok = same and max(read) <= 90 and late < 3 * early + 0.1
     return 0 if ok else 1
 
 
