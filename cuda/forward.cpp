@@ -315,11 +315,21 @@ void CudaForward::attn_out(const Pass& pass, const DeviceLayer& l) {
 }
 
 void CudaForward::route(const Pass& pass, const DeviceLayer& l) {
-  GemvParams p;
-  p.segment[0] = {l.router, work<float>(Work::router_logits), config_.router.n_routed_experts, {}};
-  p.input = normed(l.post_attention_layernorm, Round::none);
-  p.rows = pass.rows;
-  gemv(on_, p);
+  float* logits = work<float>(Work::router_logits);
+  const std::int64_t experts = config_.router.n_routed_experts;
+  if (pass.tensor_cores && l.router.code != Code::e4m3) {
+    // Many rows: normed once, into delta, which nothing holds between two stages of a layer.
+    const std::int64_t hidden = config_.hidden_size;
+    rms_norm(on_,
+             {normed(l.post_attention_layernorm, Round::none), work<float>(Work::delta), hidden, pass.rows});
+    gemm_f32(on_, {l.router, work<float>(Work::delta), hidden, logits, experts, pass.rows});
+  } else {
+    GemvParams p;
+    p.segment[0] = {l.router, logits, experts, {}};
+    p.input = normed(l.post_attention_layernorm, Round::none);
+    p.rows = pass.rows;
+    gemv(on_, p);
+  }
   if (!pass.choose_inside) choose_experts(on_, router_params(l), pass.rows);
 }
 

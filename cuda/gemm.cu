@@ -198,38 +198,37 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
 constexpr int kMaxSorted = 1024;  // experts
 
 __global__ void __launch_bounds__(1024) sort_kernel(const __grid_constant__ TilesParams p) {
-  __shared__ int count[kMaxSorted], begin[kMaxSorted + 1], tile[kMaxSorted + 1];
+  __shared__ int count[kMaxSorted], rows_of[kMaxSorted], begin[kMaxSorted];
   let_next_start();
   wait_for_previous();
   for (int e = threadIdx.x; e < p.experts; e += blockDim.x) count[e] = 0;
-  for (int i = threadIdx.x; i < p.tiles; i += blockDim.x) p.tile_count[i] = 0;
   __syncthreads();  // counts are zero
-  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x)
-    atomicAdd(&count[min(max(p.ids[i], 0), p.experts - 1)], 1);
+  const auto expert = [&](int i) { return min(max(p.ids[i], 0), p.experts - 1); };
+#pragma unroll 8
+  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) atomicAdd(&count[expert(i)], 1);
   __syncthreads();  // counts are complete
-  if (threadIdx.x == 0) {
-    begin[0] = tile[0] = 0;
-    for (int e = 0; e < p.experts; ++e) {
-      begin[e + 1] = begin[e] + count[e];
-      tile[e + 1] = tile[e] + (count[e] + p.tile_rows - 1) / p.tile_rows;
-    }
-    if (p.tile_total != nullptr) *p.tile_total = tile[p.experts];
-  }
-  __syncthreads();  // beginnings are visible
   for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
-    for (int i = tile[e]; i < tile[e + 1]; ++i) {
-      const int first = (i - tile[e]) * p.tile_rows;
-      p.tile_expert[i] = e;
-      p.tile_begin[i] = begin[e] + first;
-      p.tile_count[i] = min(p.tile_rows, count[e] - first);
+    int rows = 0, tiles = 0;
+    for (int before = 0; before < e; ++before)
+      rows += count[before], tiles += (count[before] + p.tile_rows - 1) / p.tile_rows;
+    const int mine = count[e], my_tiles = (mine + p.tile_rows - 1) / p.tile_rows;
+    begin[e] = rows;
+    rows_of[e] = mine;
+    for (int i = 0; i < my_tiles; ++i) {
+      p.tile_expert[tiles + i] = e;
+      p.tile_begin[tiles + i] = rows + i * p.tile_rows;
+      p.tile_count[tiles + i] = min(p.tile_rows, mine - i * p.tile_rows);
     }
-    count[e] = 0;
+    if (e != p.experts - 1) continue;
+    if (p.tile_total != nullptr) *p.tile_total = tiles + my_tiles;
+    for (int i = tiles + my_tiles; i < p.tiles; ++i) p.tile_count[i] = 0;
   }
-  __syncthreads();  // counts are zero again
+  __syncthreads();  // beginnings are visible, and every count was read
   // The order within an expert is arbitrary: no result depends on a row's place in its tile.
+#pragma unroll 8
   for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) {
-    const int e = min(max(p.ids[i], 0), p.experts - 1);
-    p.sorted[begin[e] + atomicAdd(&count[e], 1)] = i;
+    const int e = expert(i);
+    p.sorted[begin[e] + atomicSub(&rows_of[e], 1) - 1] = i;
   }
 }
 

@@ -66,47 +66,48 @@ struct Tile {
   int expert;
 };
 
+// Tiles of a block (or of a cluster, whose blocks take neighbouring rows): first_tile(), then every
+// tile_step()-th of tile_count().
 template <typename Shape>
-struct TileWalk {
-  const TilePlan& plan;
-  int total, next, step, rank;
-  __device__ explicit TileWalk(const TilePlan& tiles) : plan(tiles) {
-    rank = Shape::kCluster > 1 ? cluster_rank() : 0;
-    next = static_cast<int>(blockIdx.x) / Shape::kCluster;
-    step = static_cast<int>(gridDim.x) / Shape::kCluster;
-    const int row_tiles = plan.p.experts != nullptr ? *plan.p.tile_total : plan.row_tiles;
-    total = (row_tiles + Shape::kCluster - 1) / Shape::kCluster * plan.column_tiles;
+__device__ __forceinline__ int first_tile() {
+  return static_cast<int>(blockIdx.x) / Shape::kCluster;
+}
+template <typename Shape>
+__device__ __forceinline__ int tile_step() {
+  return static_cast<int>(gridDim.x) / Shape::kCluster;
+}
+template <typename Shape>
+__device__ __forceinline__ int tile_count(const TilePlan& plan) {
+  const int row_tiles = plan.p.experts != nullptr ? *plan.p.tile_total : plan.row_tiles;
+  return (row_tiles + Shape::kCluster - 1) / Shape::kCluster * plan.column_tiles;
+}
+template <typename Shape>
+__device__ __forceinline__ Tile tile_at(const TilePlan& plan, int t) {
+  Tile tile;
+  int column;
+  if (plan.p.experts != nullptr) {
+    // Column tiles first: an expert's weights are read by its row tiles at about the same time.
+    const int row = t / plan.column_tiles;
+    column = t % plan.column_tiles;
+    tile.first_row = plan.p.tile_begin[row];
+    tile.rows = plan.p.tile_count[row];
+    tile.expert = plan.p.tile_expert[row];
+  } else {
+    // Bands of at most 16 row tiles: what 132 blocks read at a time is about square.
+    constexpr int kBand = 16 / Shape::kCluster;
+    const int pairs = (plan.row_tiles + Shape::kCluster - 1) / Shape::kCluster;
+    const int band = t / (kBand * plan.column_tiles), in_band = t - band * kBand * plan.column_tiles;
+    const int height = min(kBand, pairs - band * kBand);
+    const int rank = Shape::kCluster > 1 ? cluster_rank() : 0;
+    column = in_band / height;
+    tile.first_row = ((band * kBand + in_band % height) * Shape::kCluster + rank) * Shape::kRows;
+    tile.rows = plan.p.rows - tile.first_row;
+    tile.expert = 0;
   }
-  // False at the end.
-  __device__ bool take(Tile& tile) {
-    if (next >= total) return false;
-    const int t = next;
-    next += step;
-    int column, row;
-    if (plan.p.experts != nullptr) {
-      // Column tiles first: an expert's weights are read by its row tiles at about the same time.
-      row = t / plan.column_tiles;
-      column = t % plan.column_tiles;
-      tile.first_row = plan.p.tile_begin[row];
-      tile.rows = plan.p.tile_count[row];
-      tile.expert = plan.p.tile_expert[row];
-    } else {
-      // Bands of at most 16 row tiles: what 132 blocks read at a time is about square.
-      constexpr int kBand = 16 / Shape::kCluster;
-      const int pairs = (plan.row_tiles + Shape::kCluster - 1) / Shape::kCluster;
-      const int band = t / (kBand * plan.column_tiles), in_band = t - band * kBand * plan.column_tiles;
-      const int height = min(kBand, pairs - band * kBand);
-      row = (band * kBand + in_band % height) * Shape::kCluster + rank;
-      column = in_band / height;
-      tile.first_row = row * Shape::kRows;
-      tile.rows = plan.p.rows - tile.first_row;
-      tile.expert = 0;
-    }
-    tile.matrix = column >= plan.segment_tiles ? 1 : 0;
-    tile.first = (column - tile.matrix * plan.segment_tiles) * Shape::kOutputs;
-    return true;
-  }
-};
+  tile.matrix = column >= plan.segment_tiles ? 1 : 0;
+  tile.first = (column - tile.matrix * plan.segment_tiles) * Shape::kOutputs;
+  return tile;
+}
 
 // The ring's position: stage and the parity of its phase.
 template <int Stages>
@@ -140,10 +141,10 @@ struct Ring {
 // One thread: copies every tile's stages, as they become free.
 template <typename Shape>
 __device__ __forceinline__ void produce(const TilePlan& plan, const Ring<Shape>& ring) {
-  TileWalk<Shape> walk(plan);
   RingPosition<Shape::kStages> at;
-  Tile tile;
-  while (walk.take(tile)) {
+  const int rank = Shape::kCluster > 1 ? cluster_rank() : 0;
+  for (int t = first_tile<Shape>(), end = tile_count<Shape>(plan); t < end; t += tile_step<Shape>()) {
+    const Tile tile = tile_at<Shape>(plan, t);
     for (int block = 0; block < plan.blocks_of_columns; ++block, at.advance()) {
       wait_barrier(ring.empty(at.stage), at.phase ^ 1);
       const std::uint32_t full = ring.full(at.stage);
@@ -161,9 +162,9 @@ __device__ __forceinline__ void produce(const TilePlan& plan, const Ring<Shape>&
         }
       } else {
         static_assert(Shape::kCluster == 1 || Shape::kBoxRows * Shape::kCluster == Shape::kColumns);
-        const int row = Shape::kPair ? 0 : walk.rank * Shape::kBoxRows;
-        const int matrix = Shape::kPair ? walk.rank : tile.matrix;
-        copy_box_to_all(ring.b(at.stage) + walk.rank * Shape::kBoxRows * 128, &plan.b[matrix], full,
+        const int row = Shape::kPair ? 0 : rank * Shape::kBoxRows;
+        const int matrix = Shape::kPair ? rank : tile.matrix;
+        copy_box_to_all(ring.b(at.stage) + rank * Shape::kBoxRows * 128, &plan.b[matrix], full,
                         block * Shape::kDepth, tile.first + row, tile.expert, (1 << Shape::kCluster) - 1);
       }
     }
@@ -260,33 +261,74 @@ struct TileSum {
     commit_products();
   }
 
-  // Two halves of columns, one after the other: while one warpgroup adds up, the other's products run.
+  // A stage whose bytes have arrived, and the scales of this thread's two rows.
+  struct Ready {
+    std::uint64_t b;
+    float low, high;
+    int stage;
+  };
+  __device__ __forceinline__ Ready next_stage() {
+    wait_barrier(ring.full(at.stage), at.phase);
+    const Ready r{rows_descriptor(ring.b(at.stage)), load_shared(ring.scale(at.stage) + my_scale),
+                  load_shared(ring.scale(at.stage) + my_scale + 32), at.stage};
+    at.advance();
+    return r;
+  }
+  // The warp's 16 rows of 128 codes. Lane l names a row of 16 bytes of matrix l / 8; TMA has permuted the
+  // eight units of a row by its place among eight rows.
+  __device__ __forceinline__ void load_rows(std::uint32_t (&rows)[4][4], int stage) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane % 16;
+    const std::uint32_t from = ring.a(stage) + my_rows + static_cast<std::uint32_t>(row * 128);
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(rows[k][0]), "=r"(rows[k][1]), "=r"(rows[k][2]), "=r"(rows[k][3])
+                   : "r"(from + static_cast<std::uint32_t>(((2 * k + lane / 16) ^ (row % 8)) * 16))
+                   : "memory");
+  }
+  __device__ __forceinline__ void issue_half(float (&sums)[kSums], const std::uint32_t (&rows)[4][4],
+                                             const Ready& r, int half) {
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      wgmma_e4m3(sums, rows[k], r.b + half * Shape::kWidth * 128 / 16 + 2 * k, k > 0);
+    commit_products();
+  }
+  __device__ __forceinline__ void add_half(const float (&part)[kSums], const Ready& r, float by_block,
+                                           int half) {
+    const float scale[2] = {__fmul_rn(r.low, by_block), __fmul_rn(r.high, by_block)};
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) total[half][i] = __fmaf_rn(part[i], scale[i / 2 % 2], total[half][i]);
+  }
+
+  // Two halves of columns, one after the other: while one warpgroup adds up, the other's products run. What
+  // the next stage needs is fetched meanwhile. The rows of `a` go through registers, once for both halves:
+  // shared memory (128 bytes a cycle for products and copies together) is what limits this loop.
   __device__ __forceinline__ void halves(const WeightScales<Shape>& scales) {
-    float next[kHalves];
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) next[h] = __ldg(scales.row[h]);
-    for (int block = 0; block < blocks; ++block, at.advance()) {
-      float by_block[kHalves];
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        by_block[h] = next[h];
-        next[h] = __ldg(scales.row[h] + min(block + 1, blocks - 1));
-      }
-      wait_barrier(ring.full(at.stage), at.phase);
-      const float low = load_shared(ring.scale(at.stage) + my_scale),
-                  high = load_shared(ring.scale(at.stage) + my_scale + 32);
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        float part[kSums];
-        pin(part);
-        issue(part, h);
-        wait_for_products<0>();
-        pin(part);
-        if (h == kHalves - 1) release(ring, at.stage);
-        const float scale[2] = {__fmul_rn(low, by_block[h]), __fmul_rn(high, by_block[h])};
-#pragma unroll
-        for (int i = 0; i < kSums; ++i) total[h][i] = __fmaf_rn(part[i], scale[i / 2 % 2], total[h][i]);
-      }
+    float by_block[2] = {__ldg(scales.row[0]), __ldg(scales.row[1])};
+    std::uint32_t rows[4][4];
+    Ready now = next_stage();
+    load_rows(rows, now.stage);
+    for (int block = 0; block < blocks; ++block) {
+      const int ahead = min(block + 1, blocks - 1);
+      const float next[2] = {__ldg(scales.row[0] + ahead), __ldg(scales.row[1] + ahead)};
+      float part[kSums];
+      pin(part);
+      issue_half(part, rows, now, 0);
+      wait_for_products<0>();
+      pin(part);
+      add_half(part, now, by_block[0], 0);
+      pin(part);
+      issue_half(part, rows, now, 1);
+      Ready after = now;
+      if (block + 1 < blocks) after = next_stage();
+      wait_for_products<0>();
+      pin(part);
+      release(ring, now.stage);
+      if (block + 1 < blocks) load_rows(rows, after.stage);
+      add_half(part, now, by_block[1], 1);
+      now = after;
+      by_block[0] = next[0], by_block[1] = next[1];
     }
   }
 
@@ -559,12 +601,9 @@ __device__ __forceinline__ void write_hidden(const TilePlan& plan, const Tile& t
 template <typename Shape>
 __device__ __forceinline__ void consume(const TilePlan& plan, const Ring<Shape>& ring, int group) {
   const GemmParams& p = plan.p;
-  TileWalk<Shape> walk(plan);
   RingPosition<Shape::kStages> at;
-  const int warp_row = group * 64 + threadIdx.x % 128 / 32 * 16;
-  const std::uint32_t staging = ring.staging() + static_cast<std::uint32_t>(warp_row * Shape::kStagingPitch);
-  Tile tile;
-  while (walk.take(tile)) {
+  for (int t = first_tile<Shape>(); t < tile_count<Shape>(plan); t += tile_step<Shape>()) {
+    Tile tile = tile_at<Shape>(plan, t);
     if (tile.rows <= group * 64) {
       skip_tile<Shape>(plan, ring, at);
       continue;
@@ -575,6 +614,12 @@ __device__ __forceinline__ void consume(const TilePlan& plan, const Ring<Shape>&
       sum.fp8(tile);
     else
       sum.bf16();
+    // Worked out again rather than kept in registers through the sums.
+    asm volatile("" : "+r"(t));
+    tile = tile_at<Shape>(plan, t);
+    const int warp_row = group * 64 + threadIdx.x % 128 / 32 * 16;
+    const std::uint32_t staging =
+        ring.staging() + static_cast<std::uint32_t>(warp_row * Shape::kStagingPitch);
     if constexpr (Shape::kPair) {
       write_hidden<Shape>(plan, tile, staging, warp_row, total);
     } else {
@@ -702,9 +747,12 @@ inline GemmTile choose_tile(const Launch& on, const GemmParams& p) {
   const auto time = [&](int columns, double cost) {
     return ceil_div(ceil_div(p.rows, 128) * ceil_div(n, columns), on.multiprocessors) * cost;
   };
-  const double large = time(256, 1), middle = time(128, 0.65), small = time(64, 0.45);
+  const double large = time(256, 1), middle = time(128, 0.55), small = time(64, 0.37);
   if (large <= middle && large <= small) return GemmTile::rows128_columns256;
-  return middle <= small ? GemmTile::rows128_columns128 : GemmTile::rows128_columns64;
+  if (small < middle) return GemmTile::rows128_columns64;
+  // Sharing weights pays when blocks contend for L2.
+  return ceil_div(p.rows, 128) * ceil_div(n, 128) <= on.multiprocessors ? GemmTile::rows128_columns128_alone
+                                                                        : GemmTile::rows128_columns128;
 }
 
 }  // namespace fathom::cuda

@@ -383,6 +383,17 @@ enum class GemmTile : std::uint8_t {
 void gemm_fp8(const Launch& on, const GemmParams& p, GemmTile tile = GemmTile::automatic);
 void gemm_bf16(const Launch& on, const GemmParams& p, GemmTile tile = GemmTile::automatic);
 
+// out(m, n) = sum_k w(n, k) x(m, k) in FP32: gemm_f32.cu. w: BF16 or F32, without scales.
+struct GemmF32Params {
+  Matrix w;
+  const float* x = nullptr;  // (rows, stride); rows 16-byte aligned, w.cols a multiple of 4
+  std::int64_t stride = 0;
+  float* out = nullptr;  // (rows, out_stride)
+  std::int64_t out_stride = 0;
+  int rows = 0;
+};
+void gemm_f32(const Launch& on, const GemmF32Params& p);
+
 // Rows of a tile of gemm_fp8 and gemm_bf16 when `pairs` rows are sorted by expert.
 constexpr int grouped_tile_rows(int pairs, int experts) { return pairs <= 64 * experts ? 64 : 128; }
 

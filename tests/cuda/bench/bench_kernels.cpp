@@ -1,7 +1,8 @@
 // Speed of the CUDA kernels and of whole decode steps on random weights, without a checkpoint.
 //
-//   bench_kernels [read] [gemv] [attention] [prompt-attention] [prompt] [SHAPE[:CONTEXT,...] ...]   SHAPE: v2-lite,
-//   v2-lite-bf16, v3-slice
+//   bench_kernels [read] [gemv] [attention] [prompt-attention] [prompt[:512|:4096]] [SHAPE[:CONTEXT,...] ...]
+//
+// SHAPE: v2-lite, v2-lite-bf16, v3-slice
 //
 // Every figure stands beside the bytes it had to read over the read bandwidth measured in the same run.
 #include <fmt/core.h>
@@ -138,10 +139,14 @@ void bench_shape(const std::string& argument) {
                s.launches, s.milliseconds * 1e3 / std::max(s.launches, 1));
 }
 
-// Prefill of FP8 weights with FP8 activations, and of BF16 weights with BF16 activations.
-void bench_prompt(const std::string& name) {
+// Prefill of FP8 weights with FP8 activations, and of BF16 weights with BF16 activations; given lengths, of
+// the former alone.
+void bench_prompt(const std::string& name, std::vector<int> lengths) {
+  const bool all = lengths.empty();
+  if (all) lengths = {64, 512, 512, 4096, 4096, 4096};
   const Config config = config_of(name);
   for (const bool fp8 : {true, false}) {
+    if (!fp8 && !all) break;
     const Weights weights = weights_of_shape(config, fp8);
     const ActivationType activations = fp8 ? ActivationType::fp8 : ActivationType::bf16;
     ForwardOptions o;
@@ -149,7 +154,7 @@ void bench_prompt(const std::string& name) {
     o.capacity = 4096 + 64;
     o.random_weights = 1;
     const auto forward = make_forward(config, weights, o);
-    for (int length : {64, 512, 512, 4096, 4096, 4096}) {
+    for (int length : lengths) {
       std::vector<Row> rows;
       for (int i = 0; i < length; ++i)
         rows.push_back({(i * 7919 + 13) % config.vocab_size, i, 0, Role::prompt});
@@ -300,9 +305,11 @@ int main(int argc, char** argv) {
       const std::string what = argv[i];
       if (what == "read") continue;
       if (what == "prompt") {
-        bench_prompt("v2-lite");
+        bench_prompt("v2-lite", {});
       } else if (what == "prompt-attention") {
         bench_prompt_attention();
+      } else if (what == "prompt:512" || what == "prompt:4096") {
+        bench_prompt("v2-lite", {what == "prompt:512" ? 512 : 4096});
       } else if (what == "gemv" || what == "attention") {
         Bench b;
         if (what == "gemv")
