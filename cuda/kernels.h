@@ -238,7 +238,7 @@ struct PromptAttendParams {
   std::byte* rope = nullptr;      // F16 tiles (key tiles, [128][64])
   std::byte* query = nullptr;     // F16 tiles (heads, row tiles of 128, 2, [3][64][64])
   std::byte* decoded = nullptr;   // BF16 tiles of kv_b (heads, 2, [8][128][64])
-  int* counter = nullptr;         // next piece of work
+  int* counter = nullptr;         // (4 (2 + heads * row tiles)): next piece of work, and behind it the pieces
 };
 // The keys and values of positions [0, first_position + rows) into the workspace; `rope` with head 0 only.
 void expand_keys(const Launch& on, const PromptAttendParams& p);

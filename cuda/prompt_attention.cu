@@ -87,6 +87,11 @@ struct Group {
   int heads_together;   // of attend_prompt_kernel: heads whose rows are taken in turn
 };
 
+// Behind the counter: the pieces of work of attend_prompt_kernel, then -1.
+__device__ __forceinline__ int4* pieces_of(const Group& g) {
+  return reinterpret_cast<int4*>(g.p.counter) + 1;
+}
+
 // kv_b's codes of the group's heads as BF16 tiles. A thread makes 16 bytes.
 template <Code C>
 __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant__ Group g) {
@@ -123,8 +128,10 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
   constexpr int kChunks = (kNope + kRope) / 8;
   let_next_start();
   wait_for_previous();
-  if (blockIdx.x == 0 && threadIdx.x == 0) *g.p.counter = 0;
   const int index = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  const int pieces = g.p.heads * g.row_tiles;
+  if (index == 0) *g.p.counter = 0;
+  if (index <= pieces) pieces_of(g)[index] = make_int4(index < pieces ? index : -1, 0, 0, 0);
   const int chunk = index % kChunks, head = index / kChunks % g.p.heads, t = index / kChunks / g.p.heads;
   if (t >= g.row_tiles * kRowTile) return;
   uint4 v = make_uint4(0, 0, 0, 0);
@@ -154,6 +161,11 @@ __device__ __forceinline__ void copy_bytes(std::uint32_t to, const std::byte* fr
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
+}
+__device__ __forceinline__ int load_shared(std::uint32_t from) {
+  int value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
+  return value;
 }
 // This thread's stores to shared memory become visible to the tensor cores.
 __device__ __forceinline__ void fence_shared_stores() {
@@ -410,11 +422,12 @@ constexpr std::size_t kAttendShared = 2 * kQueryBytes + kStages * (kKeyBytes + k
 
 // Probabilities are kept times 2^15: F16 then holds them down to 2^-29 of the largest with full precision.
 constexpr float kHeadroom = 15.0f;
+constexpr std::uint32_t kItemBytes = 16;
 
 struct AttendShared {
   std::uint32_t query, keys, values;
   std::uint32_t query_full, query_empty, keys_full, keys_empty, values_full, values_empty;
-  int* item;
+  std::uint32_t item;
 };
 
 // Item `index` of the group's work: which head, which 128 rows.
@@ -452,12 +465,11 @@ __device__ __forceinline__ void attend_produce(const Group& g, const AttendShare
     if (more) load_keys(0);
     wait_barrier(s.query_empty, query_phase ^ 1);
     query_phase ^= 1;
-    *s.item = more ? index : -1;
-    if (!more) {
-      arrive(s.query_full);
-      return;
-    }
-    arrive_and_expect(s.query_full, 2 * kQueryBytes);
+    // Copied rather than stored, like all else that the math warpgroups read.
+    arrive_and_expect(s.query_full, kItemBytes + (more ? 2 * kQueryBytes : 0));
+    copy_bytes(s.item, reinterpret_cast<const std::byte*>(pieces_of(g) + min(index, items)), kItemBytes,
+               s.query_full);
+    if (!more) return;
     copy_bytes(s.query,
                g.p.query + (static_cast<std::int64_t>(item.head) * g.row_tiles + item.tile) * 2 * kQueryBytes,
                2 * kQueryBytes, s.query_full);
@@ -580,7 +592,7 @@ __device__ __forceinline__ void attend_math(const Group& g, const AttendShared& 
     wait_barrier(shared.query_full, query_phase);
     query_phase ^= 1;
     // By the lane whose arrival at query_empty lets the next item take its place.
-    const int index = __shfl_sync(~0u, lane == 0 ? *shared.item : 0, 0);
+    const int index = __shfl_sync(~0u, lane == 0 ? load_shared(shared.item) : 0, 0);
     if (index < 0) break;
     const Item item = item_at(g, index);
     const int first = item.tile * kRowTile, mine = first + warpgroup * 64;
@@ -667,7 +679,7 @@ __global__ void __launch_bounds__(kAttendThreads, 1) attend_prompt_kernel(const 
 #ifdef FATHOM_HOPPER
   extern __shared__ __align__(1024) unsigned char memory[];
   __shared__ __align__(8) std::uint64_t barriers[2 + 4 * kStages];
-  __shared__ int item;
+  __shared__ int4 item;
   AttendShared s;
   s.query = (shared_address(memory) + 1023) / 1024 * 1024;
   s.keys = s.query + 2 * kQueryBytes;
@@ -675,7 +687,7 @@ __global__ void __launch_bounds__(kAttendThreads, 1) attend_prompt_kernel(const 
   s.query_full = shared_address(barriers), s.query_empty = s.query_full + 8;
   s.keys_full = s.query_empty + 8, s.keys_empty = s.keys_full + kStages * 8;
   s.values_full = s.keys_empty + kStages * 8, s.values_empty = s.values_full + kStages * 8;
-  s.item = &item;
+  s.item = shared_address(&item);
   let_next_start();
   if (threadIdx.x == 0) {
     init_barrier(s.query_full, 1), init_barrier(s.query_empty, 8);

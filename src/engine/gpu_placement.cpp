@@ -123,7 +123,7 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
         Size(std::min(heads, 32)) * chunk.ceil_div(kExpandedTile) * Size(kTile16) * Size(c.qk_head_dim()));
     set(Work::kv_b_tiles,
         Size(std::min(heads, 32)) * Size(c.qk_nope_head_dim + c.v_head_dim) * Size(c.kv_lora_rank) * Size(2));
-    set(Work::counter, 4);
+    set(Work::counter, Size(16) * (Size(2) + Size(std::min(heads, 32)) * chunk.ceil_div(kExpandedTile)));
   }
   set(Work::attn, chunk * attn * Size(4));
   set(Work::router_logits, chunk * Size(c.router.n_routed_experts) * Size(4));

@@ -43,7 +43,7 @@ enum class Work : std::uint8_t {
   expanded_rope,   // f16 tiles of rotated keys (key tiles)
   prompt_query,    // f16 tiles of q (expanded_heads, row tiles)
   kv_b_tiles,      // bf16 tiles of kv_b (expanded_heads)
-  counter,         // i32: next piece of work of a persistent kernel
+  counter,         // i32 (2 + expanded_heads * row tiles, 4): next piece of attention's work, and the pieces
   attn,            // f32 (chunk, heads, v_head_dim)
   router_logits,   // f32 (chunk, n_routed_experts)
   expert_ids,      // i32 (chunk, num_experts_per_tok)

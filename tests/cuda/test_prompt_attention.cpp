@@ -71,7 +71,7 @@ class Layer {
     const std::uint64_t tiles = (kPositions + 127) / 128;
     const auto h = static_cast<std::uint64_t>(heads);
     expanded = take(h * tiles * 65536), rope = take(tiles * 16384), query = take(h * tiles * 49152);
-    decoded = take(h * 262144), counter = take(256);
+    decoded = take(h * 262144), counter = take(16 * (2 + h * tiles));
     expand_on_host();
   }
 

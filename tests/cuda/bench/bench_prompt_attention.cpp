@@ -44,7 +44,7 @@ void bench_case(const Case& c) {
   const std::uint64_t keys = static_cast<std::uint64_t>(c.cached) + rows, tiles = (keys + 127) / 128;
   const std::uint64_t row_tiles = (rows + 127) / 128;
   Arena memory(rows * heads * (192 + 128) * 4 + keys * 1152 + heads * 256 * 513 + some * tiles * 65536 +
-               tiles * 16384 + some * row_tiles * 49152 + some * 262144 + 16 * 256);
+               tiles * 16384 + some * row_tiles * 49152 + some * 262144 + 16 * (some * row_tiles) + 16 * 512);
   PromptAttendParams p;
   p.shape = {c.heads, 128, 64, 128, 512, 576, 0.0722f};
   p.kv_b.rows = c.heads * 256, p.kv_b.cols = 512, p.kv_b.row_bytes = 512, p.kv_b.scale_cols = 4;
@@ -61,7 +61,7 @@ void bench_case(const Case& c) {
   p.attn = reinterpret_cast<float*>(memory.take(rows * heads * 512));
   p.expanded = memory.take(some * tiles * 65536), p.rope = memory.take(tiles * 16384);
   p.query = memory.take(some * row_tiles * 49152), p.decoded = memory.take(some * 262144);
-  p.counter = reinterpret_cast<int*>(memory.take(4));
+  p.counter = reinterpret_cast<int*>(memory.take(16 * (2 + some * row_tiles)));
 
   const auto groups = [&](auto&& body) {
     for (p.first_head = 0; p.first_head < c.heads; p.first_head += p.heads) {
