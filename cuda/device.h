@@ -42,6 +42,10 @@ struct ForwardOptions {
   std::optional<std::uint64_t> random_weights;
   // Replay a CUDA graph for generated rows instead of launching kernel by kernel. Same bits either way.
   bool graph = true;
+  // Run all layers of a generated row as one launch, where the model and the GPU suit and there is one timeline.
+  // Sums are then taken in another order than layer by layer, and rows are run one at a time, so that a row's bits
+  // still do not depend on the number of rows.
+  bool persistent = true;
 };
 
 // A forward pass on one GPU. Weights, cache and workspace are placed (src/engine/gpu_placement.h) and

@@ -77,6 +77,8 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   FATHOM_CUDA(cudaMemsetAsync(cache_.data(), 0, cache_.size(), stream_.get()));
   FATHOM_CUDA(cudaMemsetAsync(workspace_.data(), 0, workspace_.size(), stream_.get()));
   synchronize();
+  // Rows of several sequences at a time belong together, so that weights are read once: layer by layer.
+  if (options.persistent && options.timelines == 1) plan_persistent_layers();
 }
 
 CudaForward::~CudaForward() {
@@ -458,7 +460,31 @@ void CudaForward::pace(int layer) {
   FATHOM_CUDA(cudaEventRecord(layer_done_[at].get(), stream_.get()));
 }
 
+void CudaForward::plan_persistent_layers() {
+  if (options_.numerics.cache != CacheType::bf16 || weights_.layers.empty()) return;
+  const Pass pass = pass_for(Role::generated, 1);
+  const std::int32_t* rows = work<std::int32_t>(Work::rows);
+  PersistentParams p;
+  p.attention = attention_shape();
+  p.choice = router_params(weights_.layers.back());
+  p.position = rows + kPromptChunk, p.timeline = rows + 2 * kPromptChunk;
+  p.capacity = options_.capacity;
+  p.frequency = weights_.rope_frequency, p.magnitude = rope_.magnitude;
+  p.eps = config_.rms_norm_eps;
+  p.round = pass.round;
+  p.x = work<float>(Work::x), p.q_out = work<float>(Work::q), p.kv_row = work<float>(Work::kv_row);
+  p.router_logits = work<float>(Work::router_logits);
+  p.q_absorbed = work<__nv_bfloat16>(Work::q_absorbed);
+  p.partial_sum = work<float>(Work::partial_sum), p.partial_out = work<float>(Work::partial_out);
+  p.hidden = work<__nv_bfloat16>(Work::hidden);
+  persistent_ = plan_persistent(on_, weights_.layers, p, [this](int i) { return cache_of(i); });
+}
+
 void CudaForward::all_layers(const Pass& pass, Stack stack) {
+  if (persistent_ != nullptr && stack == Stack::main && pass.rows == 1 && role_ == Role::generated) {
+    embed_rows(pass, stack);
+    return run_persistent(on_, persistent_->params);
+  }
   for (const Step& s : stage_list(config_, stack)) {
     if (s.stage == Stage::Attend) pace(s.layer);
     if (s.stage == Stage::Logits) continue;
@@ -511,7 +537,9 @@ ForwardResult CudaForward::forward(const ForwardCall& call) {
   for (int begin = 0; begin < total;) {
     if (begin > 0 && stop_requested && stop_requested()) throw Error(Exit::interrupted, "stopped");
     const Role role = call.rows[static_cast<std::size_t>(begin)].role;
-    const int most = role == Role::prompt ? placement_.prompt_rows : kGeneratedRows;
+    // A row's bits must not depend on how many rows a call has.
+    const bool at_once = persistent_ != nullptr && call.stack == Stack::main;
+    const int most = role == Role::prompt ? placement_.prompt_rows : at_once ? 1 : kGeneratedRows;
     int end = begin;
     while (end < total && end - begin < most && call.rows[static_cast<std::size_t>(end)].role == role) ++end;
     chunk(call, begin, end, result, logit, hidden);
@@ -739,6 +767,27 @@ double CudaForward::decode_time(std::int32_t position, int tokens) {
   for (int i = 0; i < tokens; ++i) step();
   FATHOM_CUDA(cudaEventRecord(end.get(), stream_.get()));
   return static_cast<double>(elapsed(begin, end)) / tokens;
+}
+
+void CudaForward::run_layers_at_once(int begin, int end) {
+  PersistentParams p = persistent_->params;
+  p.begin = begin, p.end = end;
+  run_persistent(on_, p);
+}
+
+std::vector<std::uint64_t> CudaForward::persistent_stamps() {
+  PersistentParams p = persistent_->params;
+  p.stamps_per_block = kHandoffsPerLayer * (p.end - p.begin);
+  const std::size_t count = std::size_t{2} * static_cast<std::size_t>(on_.multiprocessors * p.stamps_per_block);
+  Arena memory(count * sizeof(std::uint64_t));
+  p.stamps = reinterpret_cast<std::uint64_t*>(memory.data());
+  std::vector<std::uint64_t> stamps(count);
+  for (int i = 0; i < 2; ++i) {  // the first run warms up
+    embed_rows(pass_for(Role::generated, 1), Stack::main);
+    run_persistent(on_, p);
+  }
+  read_bytes(memory.data(), stamps.data(), count * sizeof(std::uint64_t));
+  return stamps;
 }
 
 // -- cuda/device.h ------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@
 
 #include "cuda/device.h"
 #include "cuda/memory.h"
+#include "cuda/persistent.h"
 #include "cuda/weights.h"
 #include "src/engine/gpu_placement.h"
 #include "src/model/rope.h"
@@ -83,6 +84,13 @@ class CudaForward final : public Forward {
   // See cuda/device.h.
   std::vector<StageTime> stage_times(std::int32_t position, int repeats);
   double decode_time(std::int32_t position, int tokens);
+  // True if single generated rows of the main stack go through one cooperative launch (cuda/persistent.h).
+  bool persistent() const { return persistent_ != nullptr; }
+  // Layers [begin, end) of the row set, from and to Work::x. Precondition: persistent().
+  void run_layers_at_once(int begin, int end);
+  // The launch of all layers for the row set, and nanoseconds since its first hand-off at which each block arrived
+  // at each hand-off and was through: (blocks, kHandoffsPerLayer * layers, 2). Precondition: persistent().
+  std::vector<std::uint64_t> persistent_stamps();
 
  private:
   // How a chunk of rows is computed: the numerics of its role and the path.
@@ -121,6 +129,7 @@ class CudaForward final : public Forward {
   void logits(const Pass& pass, Stack stack, int rows, bool indexed);
   void all_layers(const Pass& pass, Stack stack);
   void pace(int layer);
+  void plan_persistent_layers();
 
   // forward_prompt.cpp
   struct OperandPlace {
@@ -170,6 +179,7 @@ class CudaForward final : public Forward {
   std::array<Event, 2> layer_done_;
   std::vector<Run> runs_;  // as set_rows left them
   int rows_ = 0;
+  std::unique_ptr<PersistentPlan> persistent_;  // null: not asked for, or the model does not suit
   Role role_ = Role::prompt;
   std::map<std::tuple<Stack, int, bool>, GraphExec> graphs_;  // stack, rows, logits of all rows
 };

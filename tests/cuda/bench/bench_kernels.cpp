@@ -99,6 +99,38 @@ double time_launches(const Launch& on, int launches, Body&& body) {
   return times[3];
 }
 
+// What the blocks of the one launch of all layers do between hand-offs, averaged over the layers of experts.
+void print_timeline(CudaForward& forward, std::int32_t position) {
+  const Row row{1, position, 0, Role::generated};
+  forward.set_rows({&row, 1});
+  const std::vector<std::uint64_t> stamps = forward.persistent_stamps();
+  const Config& c = forward.config();
+  const auto handoffs = static_cast<std::size_t>(c.num_hidden_layers * kHandoffsPerLayer);
+  const std::size_t blocks = stamps.size() / handoffs / 2;
+  const char* names[kHandoffsPerLayer] = {"project", "absorb",  "attend", "value",
+                                          "o_proj",  "gate_up", "down"};
+  const int first = c.first_k_dense_replace + 1, last = c.num_hidden_layers - 1;
+  for (int stage = 0; stage < kHandoffsPerLayer; ++stage) {
+    double work = 0, most_work = 0, handoff = 0;
+    for (int layer = first; layer < last; ++layer) {
+      const auto h = static_cast<std::size_t>(layer * kHandoffsPerLayer + stage);
+      std::uint64_t arrived = 0, through = 0;
+      double most = 0;
+      for (std::size_t b = 0; b < blocks; ++b) {
+        const auto* at = &stamps[(b * handoffs + h) * 2];
+        const auto worked = static_cast<double>(at[0] - at[-1]);
+        work += worked / static_cast<double>(blocks);
+        most = std::max(most, worked);
+        arrived = std::max(arrived, at[0]), through = std::max(through, at[1]);
+      }
+      most_work += most, handoff += static_cast<double>(through - arrived);
+    }
+    const double per_layer = 1e-3 / std::max(last - first, 1);
+    fmt::print("  {:8} work {:6.2f} us, of the slowest block {:6.2f}, hand-off behind the last {:5.2f}\n",
+               names[stage], work * per_layer, most_work * per_layer, handoff * per_layer);
+  }
+}
+
 void bench_shape(const std::string& argument) {
   const std::size_t colon = argument.find(':');
   const std::string name = argument.substr(0, colon);
@@ -134,6 +166,7 @@ void bench_shape(const std::string& argument) {
         context, 1e3 / ms, ms, bytes * 1e-9, bytes / ms * 1e-6, 100 * bytes / (ms * 1e-3) / bandwidth);
   }
   const std::int32_t at = contexts.size() > 1 ? contexts[1] : contexts[0];
+  if (auto& cuda = dynamic_cast<CudaForward&>(*forward); cuda.persistent()) print_timeline(cuda, at);
   for (const StageTime& s : stage_times(*forward, at, 20))
     fmt::print("  {:24} at {}: {:.4f} ms, {} launches, {:.2f} us each\n", s.stages, at, s.milliseconds,
                s.launches, s.milliseconds * 1e3 / std::max(s.launches, 1));

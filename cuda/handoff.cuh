@@ -1,0 +1,143 @@
+// Hand-offs between the blocks of one cooperative launch, and between a warp that copies weights into shared
+// memory and the warps that use them.
+//
+// A grid hand-off makes everything that any block wrote before it visible to every block behind it. A block
+// arrives once: its threads meet (their writes then happen before the arrival), one thread adds 1 with
+// release semantics, one thread polls with acquire semantics, and the threads meet again. The counter only
+// grows during a launch, so nothing is reset between hand-offs; the last block to leave zeroes it for the
+// next launch. Measured on an H100: 1.0 us for 132 blocks (cuda/NOTES.md).
+//
+// Every wait is bounded: a mistake traps (the launch fails with an error) instead of hanging the machine.
+#pragma once
+
+#include "cuda/kernel.cuh"
+
+namespace fathom::cuda {
+
+// Ten seconds: longer than any launch, also under a debugging tool.
+inline constexpr std::uint64_t kMostNanoseconds = 10'000'000'000;
+
+// Of a wait that began at `since` (0: now).
+__device__ __noinline__ inline std::uint64_t check_patience(std::uint64_t since) {
+  std::uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  if (since == 0) return now;
+  if (now - since > kMostNanoseconds) __trap();
+  return since;
+}
+
+// -- between blocks -----------------------------------------------------------------------------------------
+
+// In device memory, zero before the first launch. One 128-byte line each: arrivals at one do not delay polls
+// of another.
+struct GridCounters {
+  alignas(128) unsigned arrived;  // by blocks
+  alignas(128) unsigned logits;   // by rows of routers
+  alignas(128) unsigned left;     // blocks at their end
+};
+
+// What the calling thread wrote, and what it saw of others at a barrier before, is visible to whoever sees
+// the sum.
+__device__ __forceinline__ void add_release(unsigned* counter, unsigned n = 1) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(n) : "memory");
+}
+
+__device__ __forceinline__ unsigned load_acquire(const unsigned* counter) {
+  unsigned value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+  return value;
+}
+// Waits until the counter has reached `target`; the difference decides, so the counter may wrap.
+__device__ __noinline__ inline void poll_acquire(const unsigned* counter, unsigned target) {
+  std::uint64_t since = 0;
+  for (unsigned polls = 1; static_cast<int>(load_acquire(counter) - target) < 0; ++polls)
+    if (polls % 64 == 0) since = check_patience(since);
+}
+
+// Barrier of `kCount` threads of a block, other than __syncthreads.
+template <int kBarrier, int kCount>
+__device__ __forceinline__ void sync_some() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kCount) : "memory");
+}
+
+// The two halves of a hand-off, by kCount threads of each block, thread 0 of the block among them.
+// `arrivals`: thread 0's, of all blocks by the end of this hand-off; zero at the beginning of a launch. What
+// is done between the halves neither sees the other blocks' writes nor is seen by them.
+template <int kBarrier, int kCount>
+__device__ __forceinline__ void arrive_grid(GridCounters* counters, unsigned& arrivals) {
+  sync_some<kBarrier, kCount>();  // the block's writes come before the arrival
+  if (threadIdx.x == 0) arrivals += gridDim.x, add_release(&counters->arrived);
+}
+template <int kBarrier, int kCount>
+__device__ __forceinline__ void wait_grid(const GridCounters* counters, const unsigned& arrivals) {
+  if (threadIdx.x == 0) poll_acquire(&counters->arrived, arrivals);
+  sync_some<kBarrier, kCount>();  // every thread is behind the poll
+}
+
+// At a block's end, by one thread, when no thread of the block will poll or arrive again.
+__device__ __forceinline__ void leave_grid(GridCounters* counters) {
+  __threadfence();  // this block's arrivals come before its leaving
+  if (atomicAdd(&counters->left, 1u) + 1 < gridDim.x) return;
+  counters->arrived = counters->logits = counters->left = 0;  // the end of the launch publishes the zeros
+}
+
+// -- between warps ------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void init_barrier(std::uint64_t* barrier, unsigned arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
+}
+__device__ __forceinline__ void arrive_barrier(std::uint64_t* barrier) {
+  asm volatile(
+      "{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(shared_address(barrier))
+      : "memory");
+}
+// Arrives and announces `bytes` of copies that complete on the barrier.
+__device__ __forceinline__ void arrive_expecting(std::uint64_t* barrier, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1; }" ::"r"(
+                   shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+#endif
+}
+__device__ __forceinline__ bool test_barrier(std::uint32_t barrier, unsigned parity) {
+  unsigned done = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+               : "=r"(done)
+               : "r"(barrier), "r"(parity)
+               : "memory");
+#endif
+  return done != 0;
+}
+// Out of line: waits are many, and code is time.
+__device__ __noinline__ inline void wait_for_barrier(std::uint32_t barrier, unsigned parity) {
+  std::uint64_t since = 0;
+  for (unsigned polls = 1; !test_barrier(barrier, parity); ++polls)
+    if (polls % 64 == 0) since = check_patience(since);
+}
+// Waits for the end of the phase of this parity; what the arriving threads wrote or copied is visible behind
+// it.
+__device__ __forceinline__ void wait_barrier(std::uint64_t* barrier, unsigned parity) {
+  if (!test_barrier(shared_address(barrier), parity)) wait_for_barrier(shared_address(barrier), parity);
+}
+// One bulk copy from global to shared memory; addresses and size are multiples of 16 bytes.
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, unsigned bytes,
+                                          std::uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+#endif
+}
+// Brings memory into L2; a hint.
+__device__ __forceinline__ void prefetch_bulk(const void* from, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+}  // namespace fathom::cuda
