@@ -498,6 +498,23 @@ void CudaForward::all_layers(const Pass& pass, Stack stack) {
   }
 }
 
+GraphExec CudaForward::capture(const std::function<void()>& enqueue) {
+  FATHOM_CUDA(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+  cudaGraph_t captured = nullptr;
+  try {
+    enqueue();
+  } catch (...) {
+    if (!lost()) (void)cudaStreamEndCapture(stream_.get(), &captured);
+    const Graph dropped(captured);
+    throw;
+  }
+  FATHOM_CUDA(cudaStreamEndCapture(stream_.get(), &captured));
+  const Graph graph(captured);
+  cudaGraphExec_t exec = nullptr;
+  FATHOM_CUDA(cudaGraphInstantiate(&exec, graph.get(), 0));
+  return GraphExec(exec);
+}
+
 void CudaForward::run_layers(const Pass& pass, const ForwardCall& call, bool all_logits) {
   const bool graphed = options_.graph && call.rows.front().role == Role::generated;
   if (!graphed) {
@@ -506,23 +523,11 @@ void CudaForward::run_layers(const Pass& pass, const ForwardCall& call, bool all
     return;
   }
   GraphExec& exec = graphs_[{call.stack, pass.rows, all_logits}];
-  if (!exec) {
-    FATHOM_CUDA(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
-    cudaGraph_t captured = nullptr;
-    try {
+  if (!exec)
+    exec = capture([&] {
       all_layers(pass, call.stack);
       if (all_logits) logits(pass, call.stack, pass.rows, false);
-    } catch (...) {
-      if (!lost()) (void)cudaStreamEndCapture(stream_.get(), &captured);
-      const Graph dropped(captured);
-      throw;
-    }
-    FATHOM_CUDA(cudaStreamEndCapture(stream_.get(), &captured));
-    const Graph graph(captured);
-    cudaGraphExec_t e = nullptr;
-    FATHOM_CUDA(cudaGraphInstantiate(&e, graph.get(), 0));
-    exec = GraphExec(e);
-  }
+    });
   FATHOM_CUDA(cudaGraphLaunch(exec.get(), stream_.get()));
 }
 
@@ -713,9 +718,13 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
     embed_rows(pass, Stack::main);  // a residual stream of ordinary size
     body();
     synchronize();
-    embed_rows(pass, Stack::main);
+    // As a graph, as in a step: launching from the host takes longer than the smaller kernels run.
+    const GraphExec exec = capture([&] {
+      embed_rows(pass, Stack::main);
+      for (int i = 0; i < repeats; ++i) body();
+    });
     FATHOM_CUDA(cudaEventRecord(begin.get(), stream_.get()));
-    for (int i = 0; i < repeats; ++i) body();
+    FATHOM_CUDA(cudaGraphLaunch(exec.get(), stream_.get()));
     FATHOM_CUDA(cudaEventRecord(end.get(), stream_.get()));
     times.push_back({name, static_cast<double>(elapsed(begin, end)) / repeats, launches});
   };

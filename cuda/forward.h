@@ -20,6 +20,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -146,6 +147,8 @@ class CudaForward final : public Forward {
 
   void chunk(const ForwardCall& call, int begin, int end, ForwardResult& result, std::size_t& logit,
              std::size_t& hidden);
+  // What `enqueue` puts on the stream, as a graph.
+  GraphExec capture(const std::function<void()>& enqueue);
   void run_layers(const Pass& pass, const ForwardCall& call, bool all_logits);
   void collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed,
                       ForwardResult& result);
