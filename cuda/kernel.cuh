@@ -35,7 +35,8 @@ void launch_kernel(const Launch& on, void (*kernel)(Params), dim3 grid, int thre
   config.stream = on.stream;
   config.attrs = attributes;
   config.numAttrs = count;
-  if (shared > 48 * 1024)
+  // Beside a kernel's static shared memory (below 16 KB) more than 48 KB must be asked for.
+  if (shared > 32 * 1024)
     FATHOM_CUDA(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   // One division of L1 and shared memory for all kernels: a change would drain the multiprocessor between two
