@@ -2,22 +2,19 @@
 // of latents, W_UV.
 //
 //   Keys are (latent + rope) = 576 BF16 values, shared by all heads: 1,152 bytes a key. 4k / 32k / 128k keys
-//   are 4.7 / 37.7 / 151 MB: 1.5 / 12.2 / 48.7 us at 3.1 TB/s (measured, 16 heads: 6.2 / 22.6 / 78). kv_b (V2-Lite: 2.1 MB) takes 0.7 us.
+//   are 4.7 / 37.7 / 151 MB: 1.5 / 12.2 / 49 us at 3.08 TB/s. kv_b (V2-Lite: 2.1 MB) takes 0.7 us. Measured,
+//   16 heads: absorb_query 2.4 us, combine_project_value 4.0, and between them, on Hopper, attend_hopper.cu.
 //
-// attend_split_kv: a block takes one row, 16 heads (one m16 tile of mma.sync) and one split of the row's
-// keys, in tiles of 32 keys, three tiles in flight by cp.async. A tile serves twice: as K for the scores and,
-// its first `latent` columns, as V. The borders of splits depend on the row's position alone
-// (keys_per_round), so a row's bits depend neither on its neighbours nor on chunks. Probabilities and q' are
+// attend_split_kv elsewhere: a block takes one row, 16 heads (one m16 tile of mma.sync) and one split of the
+// row's keys, in tiles of 32 keys, three tiles in flight by cp.async. A tile serves twice: as K for the
+// scores and, its first `latent` columns, as V. The borders of splits depend on the row's position alone
+// (keys_of_split), so a row's bits depend neither on its neighbours nor on chunks. Probabilities and q' are
 // BF16, sums FP32.
 //
-//   shared memory   q [16][LD]   keys [3][32][LD]   scores [2][16][36]   p [16][40]     LD = row + 8: with
-//   rows of an odd
-//                                                                        number of 16-byte units ldmatrix has
-//                                                                        no conflicts
+//   shared memory   q [16][LD]   keys [3][32][LD]   scores [2][16][36]   p [16][40]     LD = row + 8: rows of
+//                   an odd number of 16-byte units: ldmatrix has no conflicts
 //   scores  warp w: keys [8 (w % 4), + 8), half w / 4 of the row's columns
 //   out     warp w: columns [w latent / 8, (w + 1) latent / 8)
-#include <cooperative_groups.h>
-
 #include <algorithm>
 
 #include "cuda/kernel.cuh"
@@ -25,11 +22,12 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kTile = 32;      // keys; kKeyTile of src/engine/gpu_placement.h
+constexpr int kTile = 32;      // keys
 constexpr int kHeadTile = 16;  // heads of a block
 constexpr int kStages = 3;
 constexpr int kMaxLatentTiles = 8;  // of 8 columns per warp: kv_lora_rank <= 512
 constexpr int kMaxRow = 576;        // values of a row
+constexpr int kMaxLatent = 512;
 constexpr int kUnitRounds = (kMaxRow / 8 + 31) / 32;
 constexpr int kHalfSteps = kMaxRow / 16 / 2;  // k-steps of a warp
 constexpr int kChunk = 128;                   // latent columns of an absorbing block
@@ -45,19 +43,48 @@ __device__ __forceinline__ void store_cache(void* cache, bool f32, std::int64_t 
 // -- q W_UK -------------------------------------------------------------------------------------------------
 
 // The block behind the heads: norm of the latent, append to the cache.
-__device__ __forceinline__ void finish_row(const AbsorbParams& p, int t, float* scratch) {
+constexpr int kRowValues = (kMaxLatent + kThreads - 1) / kThreads;  // of the latent, per thread
+__device__ __forceinline__ void finish_rows(const AbsorbParams& p, int first, int end, float* scratch) {
   const AttentionShape& a = p.shape;
   const int values = a.latent + a.rope;
-  float* row = p.kv_row + static_cast<std::int64_t>(t) * values;
-  const float inverse = inverse_rms(row, a.latent, p.eps, scratch);
-  const std::int64_t at = (static_cast<std::int64_t>(p.timeline[t]) * p.capacity + p.position[t]) * a.row;
-  for (int c = threadIdx.x; c < a.row; c += kThreads) {
-    float v = 0;
-    if (c < values) {
-      v = row[c];
-      if (c < a.latent) row[c] = v = __fmul_rn(__fmul_rn(v, inverse), p.norm_weight[c]);
+  float weight[kRowValues];
+#pragma unroll
+  for (int i = 0; i < kRowValues; ++i) {
+    const int c = static_cast<int>(threadIdx.x) + i * kThreads;
+    weight[i] = c < a.latent ? p.norm_weight[c] : 0.0f;
+  }
+  const auto cache_row = [&](int t) {
+    return (static_cast<std::int64_t>(p.timeline[t]) * p.capacity + p.position[t]) * a.row;
+  };
+  if (threadIdx.x == 0) {
+    warm(p.kv_row + static_cast<std::int64_t>(first) * values);
+    warm(static_cast<const char*>(p.cache) + cache_row(first) * (p.cache_f32 ? 4 : 2));
+  }
+  wait_for_previous();
+  for (int t = first; t < end; ++t) {
+    float* row = p.kv_row + static_cast<std::int64_t>(t) * values;
+    const std::int64_t at = cache_row(t);
+    float v[kRowValues], sum = 0;
+#pragma unroll
+    for (int i = 0; i < kRowValues; ++i) {
+      const int c = static_cast<int>(threadIdx.x) + i * kThreads;
+      v[i] = c < a.latent ? row[c] : 0.0f;
     }
-    store_cache(p.cache, p.cache_f32, at + c, v);
+    // The rotated key, and zeros that pad a row.
+    for (int c = a.latent + static_cast<int>(threadIdx.x); c < a.row; c += kThreads)
+      store_cache(p.cache, p.cache_f32, at + c, c < values ? row[c] : 0.0f);
+#pragma unroll
+    for (int i = 0; i < kRowValues; ++i) sum = __fmaf_rn(v[i], v[i], sum);
+    sum = block_sum(sum, scratch);
+    const float inverse = __frsqrt_rn(__fadd_rn(__fdiv_rn(sum, static_cast<float>(a.latent)), p.eps));
+#pragma unroll
+    for (int i = 0; i < kRowValues; ++i) {
+      const int c = static_cast<int>(threadIdx.x) + i * kThreads;
+      if (c >= a.latent) continue;
+      v[i] = __fmul_rn(__fmul_rn(v[i], inverse), weight[i]);
+      row[c] = v[i];
+      store_cache(p.cache, p.cache_f32, at + c, v[i]);
+    }
   }
 }
 
@@ -74,9 +101,8 @@ __global__ void __launch_bounds__(kThreads) absorb_kernel(const __grid_constant_
 
   const int head = blockIdx.x, first_row = static_cast<int>(blockIdx.z) * TT;
   if (head == a.heads) {
+    if (blockIdx.y == 0) return finish_rows(p, first_row, min(first_row + TT, p.rows), scratch);
     wait_for_previous();
-    if (blockIdx.y == 0)
-      for (int t = first_row; t < min(first_row + TT, p.rows); ++t) finish_row(p, t, scratch);
     return;
   }
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
@@ -93,11 +119,25 @@ __global__ void __launch_bounds__(kThreads) absorb_kernel(const __grid_constant_
     }
   };
   load(group);
-  wait_for_previous();
   const int head_dim = a.nope + a.rope;
-  for (int i = threadIdx.x; i < TT * a.nope; i += kThreads) {
-    const int t = min(first_row + i / a.nope, p.rows - 1);
-    shared[i] = p.q[(static_cast<std::int64_t>(t) * a.heads + head) * head_dim + i % a.nope];
+  const auto q_of = [&](int row) {
+    return p.q + (static_cast<std::int64_t>(row) * a.heads + head) * head_dim;
+  };
+  const auto out_of = [&](int row) { return (static_cast<std::int64_t>(row) * a.heads + head) * a.row; };
+  if (threadIdx.x == 0) {
+    warm(q_of(first_row));
+    warm(static_cast<const char*>(p.q_absorbed) + out_of(first_row) * (p.cache_f32 ? 4 : 2));
+  }
+  wait_for_previous();
+#pragma unroll
+  for (int t = 0; t < TT; ++t) {
+    const int row = min(first_row + t, p.rows - 1);
+    const float* q = q_of(row);
+    for (int i = threadIdx.x; i < a.nope; i += kThreads) shared[t * a.nope + i] = q[i];
+    // The rotated part passes through, and zeros that pad a row.
+    if (blockIdx.y == 0 && first_row + t < p.rows)
+      for (int i = threadIdx.x; i < a.row - a.latent; i += kThreads)
+        store_cache(p.q_absorbed, p.cache_f32, out_of(row) + a.latent + i, i < a.rope ? q[a.nope + i] : 0.0f);
   }
   __syncthreads();  // q is visible
   float sum[TT][V] = {};
@@ -132,21 +172,13 @@ __global__ void __launch_bounds__(kThreads) absorb_kernel(const __grid_constant_
     __syncthreads();  // partial sums of all warps are visible
     const int row = first_row + t;
     if (row >= p.rows) break;
-    const std::int64_t out = (static_cast<std::int64_t>(row) * a.heads + head) * a.row;
     const int c = static_cast<int>(blockIdx.y) * kChunk + threadIdx.x;
     if (threadIdx.x < kChunk && c < a.latent) {
       float total = 0;
 #pragma unroll
       for (int g = 0; g < kWarps; ++g) total = __fadd_rn(total, sums[g * kChunk + threadIdx.x]);
-      store_cache(p.q_absorbed, p.cache_f32, out + c, total);
+      store_cache(p.q_absorbed, p.cache_f32, out_of(row) + c, total);
     }
-    if (blockIdx.y == 0)
-      for (int i = threadIdx.x; i < a.row - a.latent; i += kThreads) {
-        const float v = i < a.rope
-                            ? p.q[(static_cast<std::int64_t>(row) * a.heads + head) * head_dim + a.nope + i]
-                            : 0.0f;
-        store_cache(p.q_absorbed, p.cache_f32, out + a.latent + i, v);
-      }
   }
 }
 
@@ -163,11 +195,8 @@ void launch_absorb(const Launch& on, const AbsorbParams& p) {
 struct Span {
   int begin, end;
 };
-__device__ __forceinline__ int span_keys(int position, int keys_per_round) {
-  return keys_per_round == 0 ? position + 1 : kTile * (position / keys_per_round + 1);
-}
-__device__ __forceinline__ Span split_span(int position, int keys_per_round, int split) {
-  const int keys = span_keys(position, keys_per_round);
+__device__ __forceinline__ Span split_span(const AttendParams& p, int position, int split) {
+  const int keys = keys_of_split(position, p.max_splits, p.keys_per_round);
   const int begin = split * keys;
   return {begin, min(begin + keys, position + 1)};
 }
@@ -202,7 +231,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   // Positions are uploaded before the step's first kernel; cached keys older than this call's rows too.
   const int position = p.position[t];
-  const Span span = split_span(position, p.keys_per_round, split);
+  const Span span = split_span(p, position, split);
   if (span.begin >= span.end) {
     wait_for_previous();  // completion of this kernel must imply its predecessor's
     return;
@@ -234,7 +263,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
     s.q[i / padding * s.ld + a.row + i % padding] = __float2bfloat16_rn(0.0f);
 
   const int tiles = (span.end - span.begin + kTile - 1) / kTile;
-  const int oldest_new = position - p.rows + 1;  // no key before it is written by this call
+  const int oldest_new = first_unwritten(p, position);  // no key before it is written by this call
   int loaded = 0;
   for (; loaded < kStages - 1 && span.begin + (loaded + 1) * kTile <= oldest_new; ++loaded) load_tile(loaded);
   wait_for_previous();
@@ -348,7 +377,7 @@ __global__ void __launch_bounds__(kThreads) attend_f32_kernel(const __grid_const
   wait_for_previous();
   const int split = blockIdx.x, head = blockIdx.y, t = blockIdx.z;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const Span span = split_span(p.position[t], p.keys_per_round, split);
+  const Span span = split_span(p, p.position[t], split);
   if (span.begin >= span.end) return;
   const float* cache =
       static_cast<const float*>(p.cache) + static_cast<std::int64_t>(p.timeline[t]) * p.capacity * a.row;
@@ -393,90 +422,86 @@ __global__ void __launch_bounds__(kThreads) attend_f32_kernel(const __grid_const
 
 // -- combine, W_UV ------------------------------------------------------------------------------------------
 
-constexpr int kValueThreads = 256, kValueWarps = kValueThreads / 32;
+constexpr int kValueThreads = 1024, kValueWarps = kValueThreads / 32;
 constexpr int kMaxSplitsOfRow = 128;
-constexpr int kPrefetched = 2;  // weight vectors a lane requests before the wait
-constexpr int kHeldSplits = 4;  // splits a thread has in flight
-constexpr int kValueParts = 8;  // blocks of a cluster
+constexpr int kValueBatch = 4;  // weight vectors a lane has in flight once it holds no splits any more
+constexpr int kHeldSplits = 8;  // splits a thread has in flight
 
-// Blocks of a head: where the GPU has clusters, kParts blocks combine latent / kParts columns each, exchange
-// them through distributed shared memory, and apply v / kParts rows of W_UV each; elsewhere one block does
-// all.
-template <Code C, int kParts>
+// exp2(reference - highest) / total of every split of a head, by one warp.
+__device__ __forceinline__ void split_factors(const float* sums, int stride, int splits, float* factor) {
+  const int lane = threadIdx.x % 32;
+  float2 v[kMaxSplitsOfRow / 32];
+  float highest = -INFINITY, total = 0;
+#pragma unroll
+  for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) {
+    v[i] = make_float2(-INFINITY, 0);
+    if (lane + i * 32 < splits) v[i] = *reinterpret_cast<const float2*>(sums + (lane + i * 32) * stride);
+  }
+#pragma unroll
+  for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) highest = fmaxf(highest, v[i].x);
+  highest = warp_max(highest);
+#pragma unroll
+  for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) {
+    v[i].x = exp2f(v[i].x - highest);
+    total = __fmaf_rn(v[i].x, v[i].y, total);
+  }
+  const float inverse = __fdiv_rn(1.0f, warp_sum(total));
+#pragma unroll
+  for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) factor[lane + i * 32] = __fmul_rn(v[i].x, inverse);
+}
+
+// A head's rows of W_UV are spread over gridDim.x / heads blocks, each of which combines the head's latent
+// for itself: the order of a sum does not depend on their number.
+template <Code C>
 __global__ void __launch_bounds__(kValueThreads) value_kernel(const __grid_constant__ ValueParams p) {
   constexpr int V = Vec<C>::kValues;
   extern __shared__ __align__(
-      16) float mixed[];  // the combined latent (latent), then sums (groups, latent / kParts)
+      16) float mixed[];  // the combined latent in lane order, then sums (groups, latent)
   __shared__ float factor[kMaxSplitsOfRow];
   const AttentionShape& a = p.shape;
   let_next_start();
-#if __CUDA_ARCH__ >= 900
-  if constexpr (kParts > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-#endif
-  const int head = blockIdx.x / kParts, part = blockIdx.x % kParts;
+  const int parts = static_cast<int>(gridDim.x) / a.heads;
+  const int head = static_cast<int>(blockIdx.x) / parts, part = static_cast<int>(blockIdx.x) % parts;
   const std::int64_t t = blockIdx.y;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first_row = head * (a.nope + a.v) + a.nope;
   const int vectors = p.kv_b.row_bytes / 16, steps = (vectors + 31) / 32;
-  // Rows part, part + kParts, ...: row r of this block is r * kParts + part; a warp takes every
-  // kValueWarps-th.
-  const int rows = (a.v - part + kParts - 1) / kParts;
-  const int items = (rows + kValueWarps - 1) / kValueWarps * steps;  // (row of this warp, step)
+  // Rows part, part + parts, ...: row r of this block is r * parts + part; a warp takes every kValueWarps-th.
+  const int rows = (a.v - part + parts - 1) / parts;
+  const int items = (rows - warp + kValueWarps - 1) / kValueWarps * steps;  // (row of this warp, step)
 
-  uint4 w[kPrefetched];
-  float scale[kPrefetched];
-  const auto load = [&](int first) {
-#pragma unroll
-    for (int i = 0; i < kPrefetched; ++i) {
-      const int item = first + i, r = warp + item / steps * kValueWarps, vector = item % steps * 32 + lane;
-      const bool inside = item < items && r < rows && vector < vectors;
-      const int safe_row = first_row + (inside ? r * kParts + part : 0), safe = inside ? vector : 0;
-      w[i] = load_weights(p.kv_b.codes + static_cast<std::int64_t>(safe_row) * p.kv_b.row_bytes + safe * 16);
-      scale[i] = block_scale(p.kv_b.scale, p.kv_b.scale_cols, safe_row + p.kv_b.row_shift,
-                             safe * V + p.kv_b.col_shift);
-      if (!inside) scale[i] = 0;
-    }
+  const auto load = [&](int r, int step, uint4& codes, float& scale) {
+    const int row = first_row + r * parts + part, vector = min(step * 32 + lane, vectors - 1);
+    codes = load_weights(p.kv_b.codes + static_cast<std::int64_t>(row) * p.kv_b.row_bytes + vector * 16);
+    scale =
+        block_scale(p.kv_b.scale, p.kv_b.scale_cols, row + p.kv_b.row_shift, vector * V + p.kv_b.col_shift);
   };
-  load(0);
+  // One vector before the wait: the registers of the others hold splits first.
+  uint4 first_codes = make_uint4(0, 0, 0, 0);
+  float first_scale = 0;
+  if (items > 0) load(warp, 0, first_codes, first_scale);
+  // Positions are uploaded before the step's first kernel.
+  const int position = p.position[t];
+  const int splits = position / keys_of_split(position, p.max_splits, p.keys_per_round) + 1;
+  const int quads = a.latent / 4, groups = kValueThreads / quads;
+  const int group = static_cast<int>(threadIdx.x) / quads, quad = static_cast<int>(threadIdx.x) % quads;
+  float* sums = mixed + staged_columns<V>(a.latent);
+  const float* from = p.partial_out + (t * p.max_splits * a.heads + head) * a.latent + quad * 4;
+  const int stride = a.heads * a.latent;  // kMaxSplitsOfRow times this fits
+  const float* of_head = p.partial_sum + (t * p.max_splits * a.heads + head) * 2;
+  float* out = p.attn + (t * a.heads + head) * a.v;
+  const bool works = group < groups;
+  if (lane == 0 && works && group < splits) warm(from + group * stride);
+  if (threadIdx.x == 0) warm(of_head), warm(out);
   wait_for_previous();
 
-  const int position = p.position[t];
-  const int keys = span_keys(position, p.keys_per_round), splits = position / keys + 1;
-  const float* sums = p.partial_sum + (t * p.max_splits * a.heads + head) * 2;
-  // The first group of columns does not depend on the factors: fetched along with them.
-  const int columns = a.latent / kParts, quads = columns / 4, groups = kValueThreads / quads;
-  float* partial = mixed + a.latent;
-  const int group = threadIdx.x / quads, quad = threadIdx.x % quads;
-  const float* from =
-      p.partial_out + (t * p.max_splits * a.heads + head) * a.latent + part * columns + quad * 4;
-  const std::int64_t stride = static_cast<std::int64_t>(a.heads) * a.latent;
+  // The first splits do not depend on the factors: fetched along with them.
   float4 held[kHeldSplits];
-  const bool works = group < groups;
 #pragma unroll
   for (int i = 0; i < kHeldSplits; ++i)
     if (works && group + i * groups < splits)
       held[i] = *reinterpret_cast<const float4*>(from + (group + i * groups) * stride);
-  if (warp == 0) {
-    float2 v[kMaxSplitsOfRow / 32];
-    float highest = -INFINITY, total = 0;
-#pragma unroll
-    for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) {
-      v[i] = make_float2(-INFINITY, 0);
-      const int split = lane + i * 32;
-      if (split < splits)
-        v[i] = *reinterpret_cast<const float2*>(sums + static_cast<std::int64_t>(split) * a.heads * 2);
-      highest = fmaxf(highest, v[i].x);
-    }
-    highest = warp_max(highest);
-#pragma unroll
-    for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) {
-      v[i].x = exp2f(v[i].x - highest);
-      total = __fmaf_rn(v[i].x, v[i].y, total);
-    }
-    total = warp_sum(total);
-#pragma unroll
-    for (int i = 0; i < kMaxSplitsOfRow / 32; ++i) factor[lane + i * 32] = __fdiv_rn(v[i].x, total);
-  }
+  if (warp == 0) split_factors(of_head, a.heads * 2, splits, factor);
   __syncthreads();  // factors are visible
   // Groups of threads take every groups-th split, then groups are added in order: the same order at every T.
   if (works) {
@@ -491,77 +516,60 @@ __global__ void __launch_bounds__(kValueThreads) value_kernel(const __grid_const
 #pragma unroll 4
     for (int s = group + kHeldSplits * groups; s < splits; s += groups)
       add(*reinterpret_cast<const float4*>(from + s * stride), factor[s]);
-    *reinterpret_cast<float4*>(partial + group * columns + quad * 4) = sum;
+    *reinterpret_cast<float4*>(sums + (group * quads + quad) * 4) = sum;
   }
+  uint4 w[kValueBatch];
+  float scale[kValueBatch];
+  int next_row = steps == 1 ? warp + kValueWarps : warp, next_step = steps == 1 ? 0 : 1;  // of item 1
+  const auto load_batch = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < kValueBatch; ++i) {
+      if (first + i >= items) break;
+      load(next_row, next_step, w[i], scale[i]);
+      if (++next_step == steps) next_step = 0, next_row += kValueWarps;
+    }
+  };
+  load_batch(1);
   __syncthreads();  // sums of all groups are visible
-#if __CUDA_ARCH__ >= 900
-  if constexpr (kParts > 1) {
-    namespace cg = cooperative_groups;
-    const cg::cluster_group cluster = cg::this_cluster();
-    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");  // every block of the cluster has begun
-    // Column c of this part goes to every block of the cluster: thread (c, peer).
-    for (int i = threadIdx.x; i < columns * kParts; i += kValueThreads) {
-      const int c = i % columns, peer = i / columns;
-      float sum = partial[c];
-      for (int g = 1; g < groups; ++g) sum = __fadd_rn(sum, partial[g * columns + c]);
-      cluster.map_shared_rank(mixed, peer)[part * columns + c] = sum;
+  for (int c = threadIdx.x; c < staged_columns<V>(a.latent); c += kValueThreads) {
+    float sum = 0;  // beyond the latent: weights are zero
+    if (c < a.latent) {
+      const int filled = min(groups, splits);
+#pragma unroll 8
+      for (int g = 0; g < filled; ++g) sum = __fadd_rn(sum, sums[g * a.latent + c]);
     }
-    cluster.sync();  // every part's columns are in every block's `mixed`
+    mixed[lane_order<V>(c / 4 * 4) + c % 4] = sum;
   }
-#endif
-  if constexpr (kParts == 1) {
-    for (int c = threadIdx.x; c < columns; c += kValueThreads) {
-      float sum = partial[c];
-      for (int g = 1; g < groups; ++g) sum = __fadd_rn(sum, partial[g * columns + c]);
-      mixed[c] = sum;
-    }
-    __syncthreads();  // the combined latent is visible
-  }
+  __syncthreads();  // the combined latent is visible
 
-  float* out = p.attn + (t * a.heads + head) * a.v;
   float sum = 0;
-  for (int first = 0; first < items; first += kPrefetched) {
-    if (first > 0) load(first);
+  int step = 0, r = warp;
+  const auto add_item = [&](const uint4& codes, float item_scale) {
+    float decoded[V];
+    Vec<C>::decode(codes, decoded);
+    sum = __fmaf_rn(dot_step<V>(decoded, mixed + step * 32 * V, lane), item_scale, sum);
+    if (++step < steps) return;
+    sum = warp_sum(sum);
+    if (lane == 0) out[r * parts + part] = sum;
+    sum = 0, step = 0, r += kValueWarps;
+  };
+  if (items > 0) add_item(first_codes, first_scale);
+  for (int first = 1; first < items; first += kValueBatch) {
+    if (first > 1) load_batch(first);
 #pragma unroll
-    for (int i = 0; i < kPrefetched; ++i) {
-      const int item = first + i, step = item % steps;
-      if (item >= items) break;
-      float decoded[V], dot = 0;
-      Vec<C>::decode(w[i], decoded);
-      const int column = (step * 32 + lane) * V;
-      if (column < a.latent) {
-#pragma unroll
-        for (int k = 0; k < V; k += 4) {
-          const float4 x = *reinterpret_cast<const float4*>(mixed + column + k);
-          dot = __fmaf_rn(decoded[k], x.x, dot), dot = __fmaf_rn(decoded[k + 1], x.y, dot);
-          dot = __fmaf_rn(decoded[k + 2], x.z, dot), dot = __fmaf_rn(decoded[k + 3], x.w, dot);
-        }
-      }
-      sum = __fmaf_rn(dot, scale[i], sum);
-      if (step + 1 < steps) continue;
-      sum = warp_sum(sum);
-      const int r = warp + item / steps * kValueWarps;
-      if (lane == 0 && r < rows) out[r * kParts + part] = sum;
-      sum = 0;
-    }
+    for (int i = 0; i < kValueBatch; ++i)
+      if (first + i < items) add_item(w[i], scale[i]);
   }
-}
-
-template <Code C, int kParts>
-void launch_parts(const Launch& on, const ValueParams& p) {
-  const int columns = p.shape.latent / kParts, groups = kValueThreads / (columns / 4);
-  launch_kernel(on, value_kernel<C, kParts>, dim3(p.shape.heads * kParts, p.rows), kValueThreads,
-                sizeof(float) * (static_cast<std::size_t>(groups) * columns + p.shape.latent), p, kParts);
 }
 
 template <Code C>
 void launch_value(const Launch& on, const ValueParams& p) {
-  // Many rows or heads fill the GPU without clusters; the order of a row's sums depends on the parts, so the
-  // role of the rows and the model decide, never their number.
-  const bool generated = p.keys_per_round > 0;
-  if (on.dependent && generated && p.shape.heads <= 32 && p.shape.latent % (4 * kValueParts) == 0)
-    return launch_parts<C, kValueParts>(on, p);
-  launch_parts<C, 1>(on, p);
+  // Every part reads all of the head's splits: no more parts than occupy half of the multiprocessors.
+  const int parts = std::clamp(on.multiprocessors / (p.shape.heads * p.rows), 1, 4);
+  const std::size_t floats =
+      static_cast<std::size_t>(staged_columns<Vec<C>::kValues>(p.shape.latent)) + kValueThreads * 4;
+  launch_kernel(on, value_kernel<C>, dim3(p.shape.heads * parts, p.rows), kValueThreads,
+                sizeof(float) * floats, p);
 }
 
 }  // namespace
@@ -584,6 +592,7 @@ void attend_split_kv(const Launch& on, const AttendParams& p) {
   if (p.cache_f32)
     return launch_kernel(on, attend_f32_kernel, dim3(p.max_splits, p.shape.heads, p.rows), kThreads,
                          sizeof(float) * p.shape.row, p);
+  if (on.dependent && hopper_attends(p)) return attend_hopper(on, p);
   launch_kernel(on, attend_kernel, dim3(p.max_splits, (p.shape.heads + kHeadTile - 1) / kHeadTile, p.rows),
                 kThreads, attend_bytes(p.shape.row), p);
 }

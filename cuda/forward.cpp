@@ -124,7 +124,7 @@ CudaForward::Pass CudaForward::pass_for(Role role, int rows) const {
   p.expanded = prompt && placement_.expanded_heads > 0;
   if (!prompt) {
     p.splits = max_splits(heads_);
-    p.keys_per_round = kKeyTile * p.splits;
+    p.keys_per_round = least_split_keys(heads_) * p.splits;
   }
   return p;
 }
@@ -263,9 +263,11 @@ void CudaForward::attend_absorbed(const Pass& pass, int index, int first, int co
                      .q_absorbed = work<void>(Work::q_absorbed),
                      .rows = count});
   attend_split_kv(on_, {.shape = shape,
+                        .kv_b = l.kv_b_proj,
                         .q_absorbed = work<void>(Work::q_absorbed),
                         .cache = cache_of(index),
                         .capacity = options_.capacity,
+                        .cache_rows = std::int64_t{options_.capacity} * options_.timelines,
                         .cache_f32 = f32,
                         .position = position,
                         .timeline = position + kPromptChunk,

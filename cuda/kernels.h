@@ -171,23 +171,39 @@ struct AbsorbParams {
 };
 void absorb_query(const Launch& on, const AbsorbParams& p);
 
+// Keys of one split of the row at `position`: a multiple of keys_per_round / max_splits, the least, so that
+// no row needs more than max_splits of them; all keys with keys_per_round 0.
+__host__ __device__ constexpr int keys_of_split(int position, int max_splits, int keys_per_round) {
+  return keys_per_round == 0 ? position + 1 : keys_per_round / max_splits * (position / keys_per_round + 1);
+}
+
 // Per row, split and head: scores over the split's keys, softmax, weighted sum of latents.
 struct AttendParams {
   AttentionShape shape;
+  Matrix kv_b;  // only to bring W_UV into L2; no codes: not wanted
   const void* q_absorbed = nullptr;
   const void* cache = nullptr;
   std::int64_t capacity = 0;
+  std::int64_t cache_rows = 0;  // timelines * capacity
   bool cache_f32 = false;
   const std::int32_t* position = nullptr;
   const std::int32_t* timeline = nullptr;
-  int max_splits = 1;  // splits allotted per row
-  int keys_per_round =
-      0;  // a split has kKeyTile * (position / keys_per_round + 1) keys; 0: one split per row
-  float* partial_sum = nullptr;  // (T, max_splits, heads, 2): maximum (base 2 exponent units) and sum
-  float* partial_out = nullptr;  // (T, max_splits, heads, latent), not normalised
+  int max_splits = 1;      // splits allotted per row
+  int keys_per_round = 0;  // see keys_of_split; 0: one split per row
+  // (T, max_splits, heads, 2): a reference exponent (of 2), and the sum of probabilities relative to it
+  float* partial_sum = nullptr;
+  float* partial_out = nullptr;  // (T, max_splits, heads, latent), relative to the same reference
   int rows = 0;
 };
 void attend_split_kv(const Launch& on, const AttendParams& p);
+// The first key that kernels of this step may still be writing when this one begins: of generated rows the
+// first row's; the rows of a prompt come in several calls of one step, so there any.
+__host__ __device__ constexpr int first_unwritten(const AttendParams& p, int position) {
+  return p.keys_per_round == 0 ? 0 : position - p.rows + 1;
+}
+// The same on Hopper, for rows of 512 + 64 BF16 values (attend_hopper.cu); attend_split_kv chooses it.
+bool hopper_attends(const AttendParams& p);
+void attend_hopper(const Launch& on, const AttendParams& p);
 
 // Combines the splits in ascending order and applies W_UV: attn (T, heads, v).
 struct ValueParams {

@@ -144,13 +144,17 @@ std::string gib(std::uint64_t bytes) {
 }  // namespace
 
 int max_splits(int heads) {
-  const int groups = (heads + 15) / 16;
+  // Half of the multiprocessors read at full speed, and fewer splits are combined sooner.
+  if (heads <= 32) return kMaxSplits / 2;
+  const int groups = (heads + 63) / 64;
   return std::clamp(kMaxSplits / groups, 16, kMaxSplits);
 }
 
+int least_split_keys(int heads) { return heads > 32 ? 2 * kKeyTile : kKeyTile; }
+
 int keys_per_split(std::int32_t position, int heads) {
-  const int per_round = kKeyTile * max_splits(heads);
-  return kKeyTile * (position / per_round + 1);
+  const int least = least_split_keys(heads);
+  return least * (position / (least * max_splits(heads)) + 1);
 }
 
 std::uint64_t device_bytes(const Linear& l) {

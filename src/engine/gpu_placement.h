@@ -16,13 +16,15 @@ inline constexpr int kPromptChunk = 4096;
 // Most rows of one generated step (drafted tokens); more are split.
 inline constexpr int kGeneratedRows = 8;
 // Keys of one tile of attention and the most splits of one row's keys.
-inline constexpr int kKeyTile = 32;
+inline constexpr int kKeyTile = 64;
 inline constexpr int kMaxSplits = 128;
 
-// Splits a row may have: fewer when its heads already fill the GPU. Depends on the model alone.
+// Splits a row may have: fewer when its heads, 64 to a block, fill the GPU. Depends on the model alone.
 int max_splits(int heads);
-// Keys of one split of a generated row at `position`: a multiple of kKeyTile, a function of position and
-// heads alone.
+// The fewest keys of a split, and what splits grow by: two tiles where a block works on two at a time.
+int least_split_keys(int heads);
+// Keys of one split of a generated row at `position`: a multiple of least_split_keys, a function of position
+// and heads alone.
 int keys_per_split(std::int32_t position, int heads);
 
 // The buffers of a GPU pass (chunk: Placement::prompt_rows) beside weights and cache. A pass allocates

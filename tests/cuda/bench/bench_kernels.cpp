@@ -283,14 +283,22 @@ void bench_gemv(Bench& b) {
 }
 
 void bench_attention(Bench& b) {
-  fmt::print("attention, 1 sequence, BF16 cache: split-KV and combine with W_UV, caches rotating\n");
+  fmt::print(
+      "attention, 1 sequence, BF16 cache, FP8 kv_b, caches and kv_b rotating: us of absorb, split-KV, "
+      "combine with W_UV, of the last two, of all three\n");
   for (int heads : {16, 128}) {
-    const Matrix kv_b = matrices(b, heads * 256, 512, Code::e4m3).front();
+    const std::vector<Matrix> kv_b = matrices(b, heads * 256, 512, Code::e4m3);
     Arena work(std::uint64_t{1} << 30);
     Arena cache(std::uint64_t{1} << 30);
     fill_cache(b.on, cache.data(), std::int64_t{1} << 29, false, 9);
     auto* rows = reinterpret_cast<std::int32_t*>(work.take(1024));
+    auto* query = reinterpret_cast<float*>(work.take(static_cast<std::uint64_t>(heads) * 192 * 4));
+    auto* kv_row = reinterpret_cast<float*>(work.take(576 * 4));
+    auto* norm = reinterpret_cast<float*>(work.take(512 * 4));
     auto* q = work.take(static_cast<std::uint64_t>(heads) * 576 * 2);
+    fill_cache(b.on, query, heads * 192, true, 10);
+    fill_cache(b.on, kv_row, 576, true, 11);
+    fill_cache(b.on, norm, 512, true, 12);
     fill_cache(b.on, q, heads * 576, false, 10);
     auto* sums = reinterpret_cast<float*>(work.take(std::uint64_t{128} * 128 * 8));
     auto* outs = reinterpret_cast<float*>(work.take(std::uint64_t{128} * 128 * 2048));
@@ -298,32 +306,46 @@ void bench_attention(Bench& b) {
     for (std::int32_t keys : {1024, 4096, 32768, 131072}) {
       const std::int32_t row[2] = {keys - 1, 0};
       FATHOM_CUDA(cudaMemcpy(rows, row, 8, cudaMemcpyHostToDevice));
-      const AttentionShape shape{heads, 128, 64, 128, 512, 576, 0.1f};
+      const AttentionShape shape{heads, 128, 64, 128, 512, 576, 0.05f};
       const std::int64_t copies =
           std::max<std::int64_t>(1, (std::int64_t{1} << 29) / (std::int64_t{keys} * 576));
+      const auto cache_at = [&](int i) { return cache.data() + i % copies * keys * 576 * 2; };
+      const auto weights_at = [&](int i) { return kv_b[static_cast<std::size_t>(i) % kv_b.size()]; };
+      const auto absorb = [&](int i) {
+        AbsorbParams a{
+            .shape = shape, .kv_b = weights_at(i), .q = query, .kv_row = kv_row, .norm_weight = norm};
+        a.eps = 1e-6f, a.position = rows, a.timeline = rows + 1;
+        a.cache = cache_at(i), a.capacity = keys, a.q_absorbed = q, a.rows = 1;
+        absorb_query(b.on, a);
+      };
+      const int most = max_splits(heads);
       const auto attend = [&](int i) {
-        AttendParams a{.shape = shape, .q_absorbed = q};
-        a.cache = cache.data() + i % copies * keys * 576 * 2;
-        a.capacity = keys;
+        AttendParams a;
+        a.shape = shape, a.q_absorbed = q;
+        a.cache = cache_at(i);
+        a.capacity = a.cache_rows = keys;
         a.position = rows, a.timeline = rows + 1;
-        a.max_splits = max_splits(heads), a.keys_per_round = kKeyTile * max_splits(heads);
+        a.kv_b = weights_at(i), a.max_splits = most, a.keys_per_round = least_split_keys(heads) * most;
         a.partial_sum = sums, a.partial_out = outs, a.rows = 1;
         attend_split_kv(b.on, a);
       };
-      const auto value = [&] {
-        ValueParams v{.shape = shape, .kv_b = kv_b};
+      const auto value = [&](int i) {
+        ValueParams v{.shape = shape, .kv_b = weights_at(i)};
         v.position = rows;
-        v.max_splits = max_splits(heads), v.keys_per_round = kKeyTile * max_splits(heads);
+        v.max_splits = most, v.keys_per_round = least_split_keys(heads) * most;
         v.partial_sum = sums, v.partial_out = outs, v.attn = attn, v.rows = 1;
         combine_project_value(b.on, v);
       };
-      const double both = time_launches(b.on, 64, [&](int i) { attend(i), value(); });
-      const double alone = time_launches(b.on, 64, attend);
+      const double absorbing = time_launches(b.on, 64, absorb), attending = time_launches(b.on, 64, attend);
+      const double combining = time_launches(b.on, 64, value);
+      const double two = time_launches(b.on, 64, [&](int i) { attend(i), value(i); });
+      const double all = time_launches(b.on, 64, [&](int i) { absorb(i), attend(i), value(i); });
       const double bytes = static_cast<double>(keys) * 1152;
       fmt::print(
-          "  {:3} heads, {:6} keys: {:7.2f} us with combine, {:7.2f} without, {:6.0f} GB/s, floor {:.2f} "
-          "us\n",
-          heads, keys, both, alone, bytes / alone * 1e-3, bytes / bandwidth * 1e6);
+          "  {:3} heads, {:6} keys: {:6.2f} {:7.2f} {:6.2f}, {:7.2f} {:7.2f};  keys {:6.0f} GB/s, floor "
+          "{:.2f} us\n",
+          heads, keys, absorbing, attending, combining, two, all, bytes / attending * 1e-3,
+          bytes / bandwidth * 1e6);
     }
   }
 }
