@@ -322,3 +322,34 @@ TEST_CASE("SHA-256 equals the standard's examples") {
     CHECK(hash.hex_digest() == expected);
   }
 }
+
+// Two releases of one model have the same names and shapes (DeepSeek-V3 and R1).
+TEST_CASE("checkpoint: shards downloaded from different commits are noted") {
+  test::TempDir dir;
+  dir.write("model-00001-of-00002.safetensors", test::safetensors_file({{"a", DType::f32, {1}, "aaaa"}}));
+  dir.write("model-00002-of-00002.safetensors", test::safetensors_file({{"b", DType::f32, {1}, "bbbb"}}));
+  const auto downloaded = [&](const char* shard, const std::string& commit) {
+    std::filesystem::create_directories(dir.file(".cache/huggingface/download"));
+    dir.write(fmt::format(".cache/huggingface/download/{}.metadata", shard), commit + "\netag\n1.5\n");
+  };
+  const auto noted = [&] {
+    const Checkpoint c = Checkpoint::open(FileSet::directory(dir.path()));
+    for (const std::string& note : c.notes())
+      if (note.find("downloaded from 2 commits") != note.npos) {
+        CHECK(note.find("1 shard of 111111111111") != note.npos);
+        CHECK(note.find('\x1b') == note.npos);
+        return true;
+      }
+    return false;
+  };
+  CHECK_FALSE(noted());
+  downloaded("model-00001-of-00002.safetensors", std::string(40, '1'));
+  CHECK_FALSE(noted());
+  downloaded("model-00002-of-00002.safetensors", std::string(40, '1'));
+  CHECK_FALSE(noted());
+  downloaded("model-00002-of-00002.safetensors", std::string(40, '2'));
+  CHECK(noted());
+  // Whatever the file holds.
+  downloaded("model-00002-of-00002.safetensors", "\x1b[2J");
+  CHECK(noted());
+}

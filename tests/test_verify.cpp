@@ -169,3 +169,20 @@ TEST_CASE("hashes: of files, and where the expected ones are found") {
   CHECK(expected_hash(snapshot, "a.safetensors")->hex == hex);
   CHECK(hash_file(snapshot, "a.safetensors") == hex);
 }
+
+TEST_CASE("hashes: expected ones are never read from outside the directory") {
+  test::TempDir dir, outside;
+  const std::string hex(64, 'b');
+  outside.write("sums", hex + "  a.safetensors\n");
+  outside.write("a.safetensors.metadata", "0123abcd\n" + hex + "\n1731.5\n");
+  dir.write("a.safetensors", "x");
+  const FileSet files = FileSet::directory(dir.path());
+  std::filesystem::create_symlink(outside.file("sums"), dir.file("SHA256SUMS"));
+  std::filesystem::create_directories(dir.file(".cache/huggingface"));
+  std::filesystem::create_symlink(outside.path(), dir.file(".cache/huggingface/download"));
+  CHECK_FALSE(expected_hash(files, "a.safetensors"));
+  std::filesystem::remove(dir.file("SHA256SUMS"));
+  dir.write("sums", hex + "  a.safetensors\n");
+  std::filesystem::create_symlink("sums", dir.file("SHA256SUMS"));
+  CHECK(expected_hash(files, "a.safetensors")->hex == hex);
+}

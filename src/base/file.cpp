@@ -376,6 +376,17 @@ std::optional<std::string> FileSet::link_target(std::string_view name) const {
   return std::string(target.data(), static_cast<std::size_t>(n));
 }
 
+std::optional<std::string> FileSet::read_below(const std::string& relative, std::uint64_t max_bytes) const {
+  if (!on_disk()) return std::nullopt;
+  const std::string path = real_path(label_ + "/" + relative), root = real_path(label_);
+  if (root.empty() || !path.starts_with(root == "/" ? root : root + "/")) return std::nullopt;
+  try {
+    return read_file(path, max_bytes);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 Blob FileSet::read(std::string_view name, std::uint64_t max_bytes) const {
   const auto too_large = [&](std::uint64_t size) {
     throw Error(Exit::bad_checkpoint, fmt::format("{}: expected at most {} bytes, found {}", name, max_bytes, size))

@@ -154,6 +154,9 @@ class FileSet {
   // The open file behind `name` on disk. Refused (bad_checkpoint): a name with '/', NUL or "..", a symlink that leaves
   // the directory except into the Hub cache's `blobs/` beside `snapshots/`. Errors: not_found.
   File open(std::string_view name) const;
+  // A small file at `relative`, which may lie in a subdirectory ("a/b"); nothing when there is none on disk, when it cannot
+  // be read or is larger than max_bytes, and when a symbolic link on the way leaves the directory.
+  std::optional<std::string> read_below(const std::string& relative, std::uint64_t max_bytes) const;
   // Where `name` points if it is a symbolic link, as written in it; nothing otherwise.
   std::optional<std::string> link_target(std::string_view name) const;
   // In-memory bytes of `name`; nothing when on disk.

@@ -15,6 +15,7 @@ namespace fathom {
 namespace {
 
 constexpr std::uint64_t kMaxIndexBytes = 64u << 20;  // the largest published index has 14 MB
+constexpr std::uint64_t kMaxRecordBytes = 4096;      // of a download's metadata
 constexpr std::size_t kListed = 20;                  // lines of one error
 
 constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
@@ -101,6 +102,20 @@ void list_directory(const FileSet& files, const std::vector<std::string>& presen
     list.names = {"model.safetensors"};
 }
 
+// Shards of two revisions may have the same names and shapes: only their origin tells them apart.
+void note_mixed_revisions(const FileSet& files, ShardList& list) {
+  std::map<std::string, std::vector<std::string>> shards_of;  // by commit
+  for (const std::string& n : list.names)
+    if (const auto record = download_record(files, n)) shards_of[record->commit].push_back(n);
+  if (shards_of.size() < 2) return;
+  std::string parts;
+  for (const auto& [commit, names] : shards_of)
+    parts += fmt::format("{}{} {} of {}", parts.empty() ? "" : ", ", names.size(), names.size() == 1 ? "shard" : "shards",
+                         printable(commit.substr(0, 12)));
+  list.notes.push_back(fmt::format("the shards were downloaded from {} commits ({}): they may belong to different models",
+                                   shards_of.size(), parts));
+}
+
 // -- bad shards ---------------------------------------------------------------------------------------------
 
 struct Problem {
@@ -165,6 +180,18 @@ ShardHeader read_header_on_disk(const FileSet& files, const std::string& name) {
 
 }  // namespace
 
+std::optional<DownloadRecord> download_record(const FileSet& files, const std::string& name) {
+  // Lines: commit, etag, time.
+  const auto text = files.read_below(".cache/huggingface/download/" + name + ".metadata", kMaxRecordBytes);
+  if (!text) return std::nullopt;
+  const std::size_t first = text->find('\n');
+  if (first == text->npos) return std::nullopt;
+  const std::size_t second = text->find_first_of("\r\n", first + 1);
+  DownloadRecord record{text->substr(0, text->find_first_of("\r\n")), text->substr(first + 1, second - first - 1)};
+  if (record.commit.empty()) return std::nullopt;
+  return record;
+}
+
 std::string display_name(const FileSet& files) {
   const std::string repository = hub_name(files.label());
   return repository.empty() ? files.label() : repository;
@@ -188,6 +215,7 @@ ShardList list_shards(const FileSet& files) {
     if (n.ends_with(".safetensors") && !std::binary_search(list.names.begin(), list.names.end(), n))
       list.notes.push_back(fmt::format("{}: not part of the checkpoint{}", printable(n),
                                        list.index.empty() ? "" : ": not named by " + printable(list.index)));
+  note_mixed_revisions(files, list);
   return list;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,13 @@ std::vector<ShardHeader> read_shard_headers(const FileSet& files, const ShardLis
 // Index against headers: every tensor where the index says, none in two shards. Returns notes.
 // Errors: bad_checkpoint listing what disagrees.
 std::vector<std::string> check_index(const ShardList& list, const std::vector<ShardHeader>& shards);
+
+// What `hf download --local-dir` wrote beside a file: the repository's commit, and the file's etag (of a large file its
+// SHA-256).
+struct DownloadRecord {
+  std::string commit, etag;
+};
+std::optional<DownloadRecord> download_record(const FileSet& files, const std::string& name);
 
 // "ORG/NAME" if the directory is a snapshot in the Hub cache, else the directory as given.
 std::string display_name(const FileSet& files);

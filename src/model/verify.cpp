@@ -9,6 +9,7 @@
 #include "src/base/error.h"
 #include "src/base/sha256.h"
 #include "src/base/text.h"
+#include "src/model/shards.h"
 
 namespace fathom {
 namespace {
@@ -119,27 +120,10 @@ bool is_sha256(std::string_view s) {
   return s.size() == 64 && s.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-std::optional<std::string> small_file(const std::string& path) {
-  try {
-    return read_file(path, 1u << 20);
-  } catch (const Error&) {
-    return std::nullopt;
-  }
-}
-
-std::string_view line_of(std::string_view text, std::size_t number) {
-  for (; number > 0; --number) {
-    const auto end = text.find('\n');
-    if (end == text.npos) return {};
-    text.remove_prefix(end + 1);
-  }
-  return text.substr(0, text.find_first_of("\r\n"));
-}
-
 // "<64 hex> [ *]NAME" lines, as sha256sum writes them.
 std::optional<std::string> from_sums(std::string_view text, std::string_view name) {
   while (!text.empty()) {
-    const std::string_view line = line_of(text, 0);
+    const std::string_view line = text.substr(0, text.find_first_of("\r\n"));
     if (line.size() > 66 && is_sha256(line.substr(0, 64)) && line.substr(66) == name)
       return std::string(line.substr(0, 64));
     const auto end = text.find('\n');
@@ -227,14 +211,10 @@ std::optional<ExpectedHash> expected_hash(const FileSet& files, const std::strin
     const std::string blob = target->substr(target->rfind('/') + 1);
     if (is_sha256(blob)) return ExpectedHash{blob, "the name of its blob in the Hub cache"};
   }
-  // Written by hf download --local-dir: commit, etag (the SHA-256 of a large file), time.
-  if (const auto metadata =
-          small_file(files.label() + "/.cache/huggingface/download/" + name + ".metadata")) {
-    const std::string_view etag = line_of(*metadata, 1);
-    if (is_sha256(etag)) return ExpectedHash{std::string(etag), "its download metadata"};
-  }
+  if (const auto record = download_record(files, name))
+    if (is_sha256(record->etag)) return ExpectedHash{record->etag, "its download metadata"};
   for (const char* sums : {"SHA256SUMS", "SHA256SUMS.txt"})
-    if (const auto text = small_file(files.label() + "/" + sums))
+    if (const auto text = files.read_below(sums, 1u << 20))
       if (const auto hex = from_sums(*text, name)) return ExpectedHash{*hex, sums};
   return std::nullopt;
 }
