@@ -40,7 +40,7 @@ def ask(child, text):
     child.expect_exact("\x1b[?2004l")
     child.expect(r"m[^\x1b\r\n]")
     first = time.monotonic() - start
-    child.expect(r"prompt ([\d,]+) tokens \(([\d,]+) from the cache\)")
+    child.expect(r"prompt ([\d,]+) tokens \(([\d,]+) cached\)")
     prompt, cached = (int(child.match.group(i).replace(",", "")) for i in (1, 2))
     child.expect_exact("\x1b[?2004h")
     return first, prompt - cached
@@ -89,7 +89,7 @@ def main():
         child.send("/retry\r")
         child.expect_exact("\x1b[?2004h")
         child.send("/stats\r")
-        child.expect(r"prompt ([\d,]+) tokens \(([\d,]+) from the cache\)")
+        child.expect(r"prompt ([\d,]+) tokens \(([\d,]+) cached\)")
         print(f"resumed in {resumed:.2f} s from {size:,} bytes of rows (used: {note}); "
               f"{child.match.group(2)} of {child.match.group(1)} prompt tokens from the cache")
         child.send("\x04")
