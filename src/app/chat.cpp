@@ -485,7 +485,7 @@ void Chat::show_stats() {
   const TurnStats& s = *stats_;
   const auto rate = [](std::size_t n, double t) { return t > 0 ? static_cast<double>(n) / t : 0.0; };
   const std::size_t read = s.prompt_tokens - std::min(s.cached_tokens, s.prompt_tokens);
-  say(fmt::format("prompt {} tokens ({} from the cache), read in {} ({:.0f}/s); answer {} tokens ({} of thinking) in {} ({:.1f}/s)",
+  say(fmt::format("prompt {} tokens ({} cached) {}, {:.0f}/s; answer {} tokens ({} thinking) {}, {:.1f}/s",
                   grouped(s.prompt_tokens), grouped(s.cached_tokens), duration_text(s.prefill_s), rate(read, s.prefill_s),
                   grouped(s.tokens), grouped(s.reasoning_tokens), duration_text(s.decode_s), rate(s.tokens, s.decode_s)));
 }
