@@ -8,6 +8,7 @@
 #include "src/app/session.h"
 #include "src/base/error.h"
 #include "src/base/faults.h"
+#include "src/base/json.h"
 #include "tests/support/errors.h"
 #include "tests/support/shell.h"
 
@@ -165,4 +166,13 @@ TEST_CASE("session: the newest conversation of a folder") {
   const struct timespec times[2] = {{2'000'000'000, 0}, {2'000'000'000, 0}};
   REQUIRE(::utimensat(AT_FDCWD, b.c_str(), times, 0) == 0);
   CHECK(newest_session(folder) == b);
+}
+
+TEST_CASE("session: a tool's calls come back as they were") {
+  SessionMessage m;
+  m.message.role = "assistant";
+  m.message.tool_calls = json::parse(R"([{"id":"1","type":"function"}])", "calls");
+  const SessionText again = parse_session(session_line(kHeader) + session_line(m), "text");
+  REQUIRE(again.messages.size() == 1);
+  CHECK(json::dump(again.messages[0].message.tool_calls) == json::dump(m.message.tool_calls));
 }

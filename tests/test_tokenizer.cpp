@@ -535,3 +535,16 @@ TEST_CASE("tokenizer: tokenizer_config.json in its spellings") {
   CHECK(code_of([&] { (void)load(R"({"added_tokens_decoder": {"x": {"content": "a"}}})"); }) ==
         Exit::bad_checkpoint);
 }
+
+TEST_CASE("tokenizer: escapes of a pattern") {
+  MatchState state;
+  const auto first = [&](const char* pattern, std::string_view text) {
+    const auto m = Regex::oniguruma(pattern).find(text, 0, state);
+    return m ? std::string(text.substr(m->begin, m->end - m->begin)) : std::string("none");
+  };
+  CHECK(first("\\D+", "12ab3") == "ab");
+  CHECK(first("[\\D]+", "12ab3") == "ab");
+  CHECK(first("\\x{4A}+", "IJJ") == "JJ");
+  CHECK(first("\\x4a", "IJj") == "J");
+  CHECK(first("[\\u004a-\\u004C]+", "IJKLM") == "JKL");
+}
