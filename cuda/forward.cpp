@@ -464,6 +464,7 @@ void CudaForward::pace(int layer) {
 
 void CudaForward::plan_persistent_layers() {
   if (options_.numerics.cache != CacheType::bf16 || weights_.layers.empty()) return;
+  if (kGeneratedRows * max_splits(heads_) < kPersistentSplits) return;  // the partial buffers are too small
   const Pass pass = pass_for(Role::generated, 1);
   const std::int32_t* rows = work<std::int32_t>(Work::rows);
   PersistentParams p;

@@ -5,8 +5,7 @@
 namespace fathom::cuda {
 namespace {
 
-// A row has up to kSplits splits of its keys, of a multiple of kSplitKeys keys each.
-constexpr int kSplits = 128, kSplitKeys = 32;
+constexpr int kSplitKeys = 32;  // a split has a multiple of them
 constexpr int kMinRing = 128 * 1024;
 constexpr int kInFlight =
     3;  // transfers of 32 KB a multiprocessor: two and three are equal, all that fit lose 3 %
@@ -86,7 +85,7 @@ std::unique_ptr<PersistentPlan> plan_persistent(const Launch& on, const std::vec
       p.expert_up = shape_of(l.expert.gate, 2), p.expert_down = shape_of(l.expert.down);
     }
   }
-  p.keys_per_round = kSplitKeys * kSplits;
+  p.keys_per_round = kSplitKeys * kPersistentSplits;
   if (!suits(on, p)) return nullptr;
   std::vector<PersistentLayer> table;
   for (std::size_t i = 0; i < layers.size(); ++i) {

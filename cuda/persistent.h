@@ -60,6 +60,8 @@ struct PersistentParams {
   int stamps_per_block = 0;
 };
 inline constexpr int kHandoffsPerLayer = 7;
+// Splits of a row's keys that the partial buffers must hold.
+inline constexpr int kPersistentSplits = 128;
 
 // Bytes of dynamic shared memory of the launch.
 std::size_t persistent_shared_bytes(const PersistentParams& p);
