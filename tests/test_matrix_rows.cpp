@@ -54,7 +54,7 @@ std::vector<Subject> subjects(const std::string& folder) {
   const std::string fake = fmt::format("env FATHOM_FAKE_SCRIPT={0}/script XDG_STATE_HOME={0}/state {1} --as-fathom", folder, test::self_path());
   const std::string real = fmt::format("env XDG_STATE_HOME={}/state {}", folder, test::program());
   return {{fmt::format("{} run -m {}/fake", fake, folder), fmt::format("{} chat -m {}/fake", fake, folder), "hello"},
-          {real + " run -m models/minnow --greedy", real + " chat -m models/minnow", "'What is 17 + 25?'"}};
+          {real + " run -m models/minnow --threads 1 --greedy", real + " chat -m models/minnow", "'What is 17 + 25?'"}};
 }
 
 // Runs a shell command with a terminal where the row has one; its exit code, and in *seen what the terminal got.
