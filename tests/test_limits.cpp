@@ -54,6 +54,8 @@ TEST_CASE("limits: address space, from too little to enough") {
     CAPTURE(kib);
     CAPTURE(r.err);
     if (r.code == 127 && r.err.find("shared librar") != r.err.npos) continue;  // the loader had too little for libc
+    // The kernel ends a program that it cannot map: one that carries its model is larger than the smallest limits.
+    if (r.code == 139 && r.err.empty() && test::shell("ulimit -v " + std::to_string(kib) + "; exec $FATHOM --version").code == 139) continue;
     enough = r.code == 0;
     refused = refused || r.code == 6;
     CHECK((r.code == 0 || r.code == 6));
