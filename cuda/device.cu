@@ -14,7 +14,11 @@ std::vector<DeviceInfo> devices(std::string* why) {
     cudaDeviceProp p{};
     code = cudaGetDeviceProperties(&p, i);
     if (code != cudaSuccess) break;
-    DeviceInfo d{i, p.name, p.major, p.minor, p.multiProcessorCount, p.totalGlobalMem, 0};
+    DeviceInfo d{i, p.name, p.major, p.minor, p.multiProcessorCount, p.totalGlobalMem, 0, 0};
+    int kilohertz = 0, bits = 0;
+    if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, i) == cudaSuccess &&
+        cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, i) == cudaSuccess)
+      d.memory_bandwidth = 2.0 * 1000.0 * kilohertz * bits / 8;  // two transfers a clock
     std::size_t free_bytes = 0, total = 0;
     if (cudaSetDevice(i) == cudaSuccess && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess)
       d.memory_free = free_bytes;

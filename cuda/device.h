@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/threads.h"
 #include "src/engine/forward.h"
 #include "src/model/weights.h"
 
@@ -20,6 +21,7 @@ struct DeviceInfo {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
   std::uint64_t memory_total = 0, memory_free = 0;  // bytes
+  double memory_bandwidth = 0;                      // bytes per second that memory clock and bus width give
 };
 
 // True when fathom was built with CUDA.
@@ -40,6 +42,9 @@ struct ForwardOptions {
   // Set: every matrix is filled on the device with random valid codes from this seed, and the weights' views
   // need only shapes and formats (see weights_of_shape in src/engine/gpu_placement.h).
   std::optional<std::uint64_t> random_weights;
+  // Set: routed experts stay in host memory, where these threads compute them inside forward(), everything else is on
+  // the GPU. The mapped bytes behind `weights` must then outlive the pass.
+  Threads* host_experts = nullptr;
   // Replay a CUDA graph for generated rows instead of launching kernel by kernel. Same bits either way.
   bool graph = true;
   // Run all layers of a generated row as one launch, where the model and the GPU suit and there is one timeline.
@@ -73,5 +78,16 @@ std::vector<StageTime> stage_times(Forward& forward, std::int32_t position, int 
 // reading logits back: the forward pass alone, cached keys random. Errors: compute; context if the cache is
 // too small.
 double decode_time(Forward& forward, std::int32_t position, int tokens);
+
+// How often each expert was chosen, all layers together, in `tokens` generated rows at `position` with varying ids,
+// run stage by stage. Precondition: positions below hold rows. Errors: compute, context.
+struct ExpertUse {
+  std::vector<std::int64_t> choices;  // by expert id
+};
+ExpertUse expert_use(Forward& forward, std::int32_t position, int tokens);
+
+// Bytes of weights per second at which the experts in host memory are computed for one row, without a GPU in the way:
+// the mean over `repeats` rounds of all layers, experts varying. Precondition: options.host_experts was set.
+double host_expert_rate(Forward& forward, int repeats);
 
 }  // namespace fathom::cuda

@@ -50,9 +50,9 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   device_ = find_device(options.device);
   FATHOM_CUDA(cudaSetDevice(options.device));
   const bool hopper = runs_hopper_code();
-  placement_ =
-      place(config, weights,
-            {options.numerics, options.capacity, options.timelines, options.mtp, options.rank, hopper});
+  placement_ = place(config, weights,
+                     {options.numerics, options.capacity, options.timelines, options.mtp, options.rank, hopper,
+                      options.host_experts != nullptr});
   std::size_t free_bytes = 0, total = 0;
   FATHOM_CUDA(cudaMemGetInfo(&free_bytes, &total));
   require_fit(placement_, free_bytes, device_.name);
@@ -62,7 +62,8 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   for (Event& e : layer_done_) e = make_event(false);
   weights_ =
       load_weights(weights, rope_.frequency,
-                   {placement_.weights, options.progress, options.random_weights, device_.multiprocessors});
+                   {placement_.weights, options.progress, options.random_weights, device_.multiprocessors,
+                    options.host_experts});
   cache_ = Arena(placement_.cache);
   cache_layer_bytes_ = static_cast<std::uint64_t>(options.timelines) *
                        static_cast<std::uint64_t>(options.capacity) *
@@ -76,9 +77,12 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   // Whatever a kernel reads was written by one: zeroed memory only makes a mistake repeatable.
   FATHOM_CUDA(cudaMemsetAsync(cache_.data(), 0, cache_.size(), stream_.get()));
   FATHOM_CUDA(cudaMemsetAsync(workspace_.data(), 0, workspace_.size(), stream_.get()));
+  if (options.host_experts != nullptr)
+    host_experts_ = std::make_unique<HostExperts>(config, placement_.prompt_rows, *options.host_experts,
+                                                  work<std::byte>(Work::hand_off));
   synchronize();
   // Rows of several sequences at a time belong together, so that weights are read once: layer by layer.
-  if (options.persistent && options.timelines == 1) plan_persistent_layers();
+  if (options.persistent && options.timelines == 1 && !host_experts_) plan_persistent_layers();
 }
 
 CudaForward::~CudaForward() {
@@ -395,6 +399,48 @@ void CudaForward::mlp(const Pass& pass, const DeviceLayer& l, const DeviceMlp& m
   gemv(on_, p);
 }
 
+// The stream of one layer's hand-off; shared experts run while the host computes. In a graph the answer comes from
+// serve_graph, otherwise from here.
+void CudaForward::experts_on_host(const Pass& pass, const DeviceLayer& l) {
+  const bool direct = exchange_ == nullptr, shared = l.shared.gate.rows > 0;
+  host_experts_->hand_over(on_, normed(l.post_attention_layernorm, Round::none),
+                           work<std::int32_t>(Work::expert_ids), pass.rows);
+  if (shared) {
+    if (pass.tensor_cores)
+      operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
+    mlp(pass, l, l.shared, false);  // into delta
+  }
+  if (!capturing_) serve_experts(pass, l);
+  host_experts_->await_answer(on_);
+  float* delta = work<float>(Work::delta);
+  host_experts_->combine_answer(on_, work<float>(Work::expert_weights), shared ? delta : nullptr,
+                                direct ? work<float>(Work::x) : delta, direct, pass.rows);
+  if (!direct) reduce_into_x(pass);
+}
+
+void CudaForward::serve_experts(const Pass& pass, const DeviceLayer& l) {
+  cpu::Rounding rounding{ActivationType::f32, pass.round == Round::fp8_ue8m0};
+  if (pass.round == Round::bf16) rounding.type = ActivationType::bf16;
+  if (pass.round == Round::fp8 || pass.round == Round::fp8_ue8m0) rounding.type = ActivationType::fp8;
+  try {
+    host_experts_->serve(stream_.get(), *l.host_experts, pass.rows, rounding, [&] {
+      const auto now = std::chrono::steady_clock::now();
+      if (!stop_requested || now - last_poll_ < std::chrono::milliseconds(100)) return;
+      last_poll_ = now;
+      if (stop_requested()) throw Error(Exit::interrupted, "stopped");
+    });
+  } catch (...) {
+    host_experts_->abandon(stream_.get());
+    throw;
+  }
+}
+
+// Answers every hand-over of a graph that has just been launched.
+void CudaForward::serve_graph(const Pass& pass, Stack stack) {
+  for (const Step& s : stage_list(config_, stack))
+    if (s.stage == Stage::Routed) serve_experts(pass, layer(s.layer));
+}
+
 // Logits of the first `rows` rows, or of the rows whose indices were set.
 void CudaForward::logits(const Pass&, Stack stack, int rows, bool indexed) {
   const bool main = stack == Stack::main;
@@ -431,6 +477,8 @@ bool CudaForward::run(Stack stack, Step step, Role role) {
         if (pass.tensor_cores) operand(pass, normed(l.post_attention_layernorm, pass.round), false);
         mlp(pass, l, l.dense, exchange_ == nullptr);
         if (exchange_ != nullptr) reduce_into_x(pass);
+      } else if (l.host_experts != nullptr) {
+        experts_on_host(pass, l);
       } else if (pass.tensor_cores) {
         experts_gemm(pass, l);
       } else {
@@ -504,9 +552,12 @@ void CudaForward::all_layers(const Pass& pass, Stack stack) {
 GraphExec CudaForward::capture(const std::function<void()>& enqueue) {
   FATHOM_CUDA(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
   cudaGraph_t captured = nullptr;
+  capturing_ = true;
   try {
     enqueue();
+    capturing_ = false;
   } catch (...) {
+    capturing_ = false;
     if (!lost()) (void)cudaStreamEndCapture(stream_.get(), &captured);
     const Graph dropped(captured);
     throw;
@@ -532,6 +583,7 @@ void CudaForward::run_layers(const Pass& pass, const ForwardCall& call, bool all
       if (all_logits) logits(pass, call.stack, pass.rows, false);
     });
   FATHOM_CUDA(cudaGraphLaunch(exec.get(), stream_.get()));
+  if (host_experts_) serve_graph(pass, call.stack);
 }
 
 ForwardResult CudaForward::forward(const ForwardCall& call) {
@@ -574,12 +626,13 @@ void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResu
   const std::vector<int> logit_rows = within(call.logit_rows, logit),
                          hidden_rows = within(call.hidden_rows, hidden);
   Pass pass = pass_for(rows.front().role, static_cast<int>(count));
-  pass.choose_inside = !pass.tensor_cores && rows.front().role == Role::generated;
+  pass.choose_inside = !pass.tensor_cores && rows.front().role == Role::generated && !host_experts_;
   const bool all = rows.front().role == Role::generated && logit_rows.size() == count;
   run_layers(pass, call, all);
   if (!logit_rows.empty()) collect_logits(pass, call.stack, logit_rows, all, result);
   if (!hidden_rows.empty()) collect_hidden(pass, call.stack, hidden_rows, result);
   synchronize();
+  if (host_experts_) host_experts_->require_answered();
 }
 
 void CudaForward::collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed,
@@ -711,7 +764,7 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
   const Row row{1, position, 0, Role::generated};
   set_rows({&row, 1});
   Pass pass = pass_for(Role::generated, 1);
-  pass.choose_inside = true;
+  pass.choose_inside = !host_experts_;
   fill_cache(on_, cache_.data(),
              static_cast<std::int64_t>(cache_.size() / (options_.numerics.cache == CacheType::f32 ? 4 : 2)),
              options_.numerics.cache == CacheType::f32, 7);
@@ -746,6 +799,7 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
             if (l.expert_count > 0) route(pass, l);
           }));
   measure("Shared..FfnReduce", 2 * n, layers([&](int, const DeviceLayer& l) {
+            if (l.host_experts != nullptr) return experts_on_host(pass, l);
             if (l.expert_count > 0) experts(pass, l);
           }));
   measure("Dense..FfnReduce", 2, layers([&](int, const DeviceLayer& l) {
@@ -765,7 +819,7 @@ double CudaForward::decode_time(std::int32_t position, int tokens) {
   const Row row{1, position, 0, Role::generated};
   set_rows({&row, 1});
   Pass pass = pass_for(Role::generated, 1);
-  pass.choose_inside = true;
+  pass.choose_inside = !host_experts_;
   ForwardCall call;
   call.rows = {&row, 1};
   std::int32_t* rows = work<std::int32_t>(Work::rows);
@@ -804,6 +858,15 @@ std::vector<std::uint64_t> CudaForward::persistent_stamps() {
 
 // -- cuda/device.h ------------------------------------------------------------------------------------------
 
+double CudaForward::host_expert_rate(int repeats) {
+  if (!host_experts_) fail(Exit::failure, "no experts are in host memory");
+  std::vector<const ExpertTable*> tables;
+  for (const DeviceLayer& l : weights_.layers)
+    if (l.host_experts != nullptr) tables.push_back(l.host_experts);
+  const ActivationType a = options_.numerics.generated_activations;
+  return host_experts_->rate(tables, {a, config_.ue8m0_activations}, repeats);
+}
+
 std::unique_ptr<Forward> make_forward(const Config& config, const Weights& weights,
                                       const ForwardOptions& options) {
   return std::make_unique<CudaForward>(config, weights, options);
@@ -815,6 +878,34 @@ std::vector<StageTime> stage_times(Forward& forward, std::int32_t position, int 
 
 double decode_time(Forward& forward, std::int32_t position, int tokens) {
   return dynamic_cast<CudaForward&>(forward).decode_time(position, tokens);
+}
+
+ExpertUse CudaForward::expert_use(std::int32_t position, int tokens) {
+  const auto slots = static_cast<std::size_t>(config_.router.num_experts_per_tok);
+  ExpertUse use;
+  use.choices.assign(static_cast<std::size_t>(config_.router.n_routed_experts), 0);
+  std::vector<std::int32_t> ids(slots);
+  for (int i = 0; i < tokens; ++i) {
+    const auto token = static_cast<std::int32_t>((std::int64_t{i} * 7919 + 13) % config_.vocab_size);
+    const Row row{token, position, 0, Role::generated};
+    set_rows({&row, 1});
+    for (const Step& s : stage_list(config_, Stack::main)) {
+      if (s.stage == Stage::FinalNorm) break;
+      run(Stack::main, s, Role::generated);
+      if (s.stage != Stage::Route) continue;
+      read(Work::expert_ids, std::span<std::int32_t>(ids));
+      for (std::int32_t id : ids) ++use.choices[static_cast<std::size_t>(id)];
+    }
+  }
+  return use;
+}
+
+ExpertUse expert_use(Forward& forward, std::int32_t position, int tokens) {
+  return dynamic_cast<CudaForward&>(forward).expert_use(position, tokens);
+}
+
+double host_expert_rate(Forward& forward, int repeats) {
+  return dynamic_cast<CudaForward&>(forward).host_expert_rate(repeats);
 }
 
 double read_bandwidth(int device, std::uint64_t bytes) {

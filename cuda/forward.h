@@ -9,6 +9,7 @@
 //   AttnOut, AttnReduce                                    x                                 attn, x
 //   FfnNorm, Route                                         expert_ids, expert_weights        x
 //   Shared, Routed, Combine, FfnReduce                     x                                 x, ids, weights
+//                                                          (Routed is the host's where experts stay there)
 //   Dense, FfnReduce                                       x                                 x
 //   FinalNorm, Logits                                      logits                            x
 //
@@ -20,6 +21,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,6 +29,7 @@
 #include <tuple>
 
 #include "cuda/device.h"
+#include "cuda/host_experts.h"
 #include "cuda/memory.h"
 #include "cuda/persistent.h"
 #include "cuda/weights.h"
@@ -92,6 +95,8 @@ class CudaForward final : public Forward {
   // The launch of all layers for the row set, and nanoseconds since its first hand-off at which each block arrived
   // at each hand-off and was through: (blocks, kHandoffsPerLayer * layers, 2). Precondition: persistent().
   std::vector<std::uint64_t> persistent_stamps();
+  double host_expert_rate(int repeats);
+  ExpertUse expert_use(std::int32_t position, int tokens);
 
  private:
   // How a chunk of rows is computed: the numerics of its role and the path.
@@ -125,6 +130,9 @@ class CudaForward final : public Forward {
   void route(const Pass& pass, const DeviceLayer& l);
   void experts(const Pass& pass, const DeviceLayer& l);
   void experts_gemm(const Pass& pass, const DeviceLayer& l);
+  void experts_on_host(const Pass& pass, const DeviceLayer& l);
+  void serve_experts(const Pass& pass, const DeviceLayer& l);
+  void serve_graph(const Pass& pass, Stack stack);
   void mlp(const Pass& pass, const DeviceLayer& l, const DeviceMlp& m, bool to_x);
   void reduce_into_x(const Pass& pass);
   void logits(const Pass& pass, Stack stack, int rows, bool indexed);
@@ -173,6 +181,9 @@ class CudaForward final : public Forward {
   Stream stream_;
   Launch on_;
   DeviceExchange* exchange_ = nullptr;
+  std::unique_ptr<HostExperts> host_experts_;        // null: routed experts are on the GPU
+  bool capturing_ = false;                           // a graph: its hand-overs are served after its launch
+  std::chrono::steady_clock::time_point last_poll_;  // of stop_requested, while experts are computed on the host
   // Rows at consecutive positions of one timeline.
   struct Run {
     int first, rows;

@@ -425,6 +425,46 @@ struct TilesParams {
 };
 void sort_by_expert(const Launch& on, const TilesParams& p);
 
+// -- host_experts.cu: the hand-off to experts in host memory (cuda/host_experts.h) ----------------------------
+
+// In device memory, zero at first.
+struct HandOffCounters {
+  unsigned long long number;  // of hand-overs so far
+  unsigned arrived;           // blocks of the hand-over that is under way
+};
+// x_out(t) = norm(x(t)) * weight, FP32, and the row's ids, to pinned memory; then *request = ++number.
+struct HandOverParams {
+  Input input;                        // round and row_index are ignored
+  const std::int32_t* ids = nullptr;  // (T, slots)
+  int slots = 0;
+  float* x_out = nullptr;            // pinned: (T, cols)
+  std::int32_t* ids_out = nullptr;   // pinned: (T, slots)
+  HandOffCounters* counters = nullptr;
+  std::uint64_t* request = nullptr;  // pinned
+  int rows = 0;
+};
+void hand_over(const Launch& on, const HandOverParams& p);
+// Waits until *answer >= number, or until the time is over: then *timed_out = 1.
+struct AwaitParams {
+  const HandOffCounters* counters = nullptr;
+  const std::uint64_t* answer = nullptr;  // pinned
+  std::uint32_t* timed_out = nullptr;     // pinned
+  std::uint64_t most_nanoseconds = 0;
+};
+void await_answer(const Launch& on, const AwaitParams& p);
+// out(t) = (add ? out(t) : 0) + sum over slots in order of weight * expert_out, then shared.
+struct CombineAnswerParams {
+  const float* expert_out = nullptr;  // pinned: (T, slots, hidden)
+  const float* weights = nullptr;     // (T, slots)
+  int slots = 0;
+  const float* shared = nullptr;  // (T, hidden); null: none; may be `out`
+  float* out = nullptr;           // (T, hidden)
+  bool add = false;
+  int hidden = 0;
+  int rows = 0;
+};
+void combine_answer(const Launch& on, const CombineAnswerParams& p);
+
 // -- device.cu ----------------------------------------------------------------------------------------------
 
 // Sums `bytes` of memory with 16-byte loads, eight in flight per thread; `sink` keeps the loads alive.

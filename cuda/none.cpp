@@ -23,5 +23,7 @@ std::unique_ptr<Forward> make_forward(const Config&, const Weights&, const Forwa
 double read_bandwidth(int, std::uint64_t) { refuse(); }
 std::vector<StageTime> stage_times(Forward&, std::int32_t, int) { refuse(); }
 double decode_time(Forward&, std::int32_t, int) { refuse(); }
+ExpertUse expert_use(Forward&, std::int32_t, int) { refuse(); }
+double host_expert_rate(Forward&, int) { refuse(); }
 
 }  // namespace fathom::cuda

@@ -6,10 +6,13 @@
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <thread>
 
+#include "src/base/checked.h"
 #include "src/base/error.h"
-#include "src/base/threads.h"
+#include "src/base/faults.h"
+#include "src/engine/gpu_placement.h"
 
 namespace fathom::cuda {
 namespace {
@@ -93,7 +96,7 @@ class Loader {
       m.scale = reinterpret_cast<const float*>(scales);
     }
     if (options_.random_weights) {
-      random_.push_back(m);
+      random_.push_back({m, nullptr, nullptr});
       return m;
     }
     const auto row_bytes = static_cast<std::uint64_t>(m.row_bytes);
@@ -135,7 +138,7 @@ class Loader {
     if (l.dense) d.dense = mlp(*l.dense, "mlp");
     if (l.shared) d.shared = mlp(*l.shared, "mlp.shared_experts");
     experts(l.experts, d);
-    if (d.shared.gate.rows > 0 && d.expert_count > 0)
+    if (d.shared.gate.rows > 0 && d.experts != nullptr)
       same_format(d.shared.gate, d.expert.gate, "mlp.shared_experts");
     return d;
   }
@@ -208,6 +211,11 @@ class Loader {
 
   void experts(const ExpertTable& table, DeviceLayer& d) {
     if (table.experts.empty()) return;
+    if (options_.host_experts != nullptr) {
+      d.host_experts = options_.random_weights ? random_table(table) : &table;
+      d.expert_count = static_cast<int>(table.experts.size());
+      return;
+    }
     std::vector<ExpertPointers> pointers;
     for (const Expert& e : table.experts) {
       const DeviceMlp m = mlp({e.gate, e.up, e.down}, "mlp.experts");
@@ -240,16 +248,68 @@ class Loader {
     return distance;
   }
 
+  // A table of the same shapes whose bytes are this loader's to fill.
+  const ExpertTable* random_table(const ExpertTable& shapes) {
+    out_.host_tables.push_back(std::make_unique<ExpertTable>(shapes));
+    ExpertTable& table = *out_.host_tables.back();
+    Size bytes = 0;
+    for (Expert& e : table.experts)
+      for (Linear* l : {&e.gate, &e.up, &e.down}) bytes = bytes + Size(device_bytes(*l));
+    std::byte* next = nullptr;
+    try {
+      if (faults::trip(faults::Site::memory)) throw std::bad_alloc();
+      out_.host_memory.emplace_back(new std::byte[bytes.to<std::size_t>()]);
+      next = out_.host_memory.back().get();
+    } catch (const std::bad_alloc&) {
+      fail(Exit::out_of_memory, "cannot allocate {} bytes of host memory for random experts", bytes.value());
+    }
+    for (Expert& e : table.experts)
+      for (Linear* l : {&e.gate, &e.up, &e.down}) {
+        const Matrix m = shape(*l, "mlp.experts");
+        const std::uint64_t codes = static_cast<std::uint64_t>(m.rows) * static_cast<std::uint64_t>(m.row_bytes);
+        l->row_bytes = m.row_bytes;
+        l->data = next;
+        l->scale = l->format.scaled() ? next + (codes + 255) / 256 * 256 : nullptr;
+        random_.push_back({m, next, l});
+        next += device_bytes(*l);
+      }
+    return &table;
+  }
+
   void add(const Piece& p) {
     pieces_.push_back(p);
     total_ += p.bytes();
     largest_ = std::max(largest_, p.bytes());
   }
 
+  // What a matrix is filled with depends on its place in the order of loading, not on where it lives: matrices of host
+  // memory are filled on the device too and copied.
   void fill() {
     const Launch on{nullptr, options_.multiprocessors, false};
-    std::uint64_t seed = *options_.random_weights;
-    for (const Matrix& m : random_) fill_random(on, m, seed += 0x9e3779b97f4a7c15u);
+    std::uint64_t seed = *options_.random_weights, largest = 0, done = 0;
+    for (const RandomMatrix& r : random_)
+      if (r.host != nullptr) largest = std::max(largest, device_bytes(*r.linear));
+    const Arena scratch(largest);
+    const Pinned staging(largest);
+    for (const RandomMatrix& r : random_) {
+      Matrix m = r.matrix;
+      seed += 0x9e3779b97f4a7c15u;
+      if (r.host != nullptr) {
+        m.codes = scratch.data();
+        if (r.linear->scale != nullptr)
+          m.scale = reinterpret_cast<const float*>(scratch.data() + (r.linear->scale - r.linear->data));
+      }
+      fill_random(on, m, seed);
+      if (r.host == nullptr) continue;
+      const std::uint64_t bytes = device_bytes(*r.linear);
+      FATHOM_CUDA(cudaMemcpy(staging.data(), scratch.data(), bytes, cudaMemcpyDeviceToHost));
+      options_.host_experts->for_range(
+          static_cast<std::int64_t>(bytes), 4096, [&](std::int64_t begin, std::int64_t end) {
+            std::memcpy(r.host + begin, staging.data() + begin, static_cast<std::size_t>(end - begin));
+          });
+      done += bytes;
+      if (options_.progress && done % (std::uint64_t{1} << 30) < bytes) options_.progress(done, done);
+    }
     FATHOM_CUDA(cudaDeviceSynchronize());
     if (options_.progress) options_.progress(1, 1);
   }
@@ -290,7 +350,12 @@ class Loader {
   const LoadOptions& options_;
   DeviceWeights& out_;
   std::vector<Piece> pieces_;
-  std::vector<Matrix> random_;
+  struct RandomMatrix {
+    Matrix matrix;
+    std::byte* host;       // where its bytes go; null: the matrix lies on the device
+    const Linear* linear;  // the view of host bytes
+  };
+  std::vector<RandomMatrix> random_;
   std::uint64_t total_ = 0, largest_ = 0;
   std::atomic<std::uint64_t> done_{0};
   std::atomic<std::size_t> next_{0};

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "src/base/threads.h"
 #include "src/model/weights.h"
 
 namespace fathom::cuda {
@@ -26,6 +28,7 @@ struct DeviceLayer {
   int expert_count = 0;
   ExpertPointers first_expert{};  // a copy for the host
   std::int64_t expert_bytes = 0;  // between neighbouring experts' matrices of a kind; 0: unevenly spaced
+  const ExpertTable* host_experts = nullptr;  // set: the routed experts are there, and `experts` is null
 };
 
 struct DeviceMtp {
@@ -46,6 +49,9 @@ struct DeviceWeights {
   // shape has no such kernel.
   std::optional<Code> hopper;
   Arena memory;
+  // Random experts in host memory: their tables by layer, and the bytes that these name.
+  std::vector<std::unique_ptr<ExpertTable>> host_tables;
+  std::vector<std::unique_ptr<std::byte[]>> host_memory;
 };
 
 struct LoadOptions {
@@ -53,6 +59,7 @@ struct LoadOptions {
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
   std::optional<std::uint64_t> random_weights;
   int multiprocessors = 1;
+  Threads* host_experts = nullptr;  // see ForwardOptions
 };
 
 // Copies the weights to the current device: several threads pack pieces of the mapped shards into pinned

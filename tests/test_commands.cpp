@@ -169,7 +169,7 @@ TEST_CASE("commands: verify tells in JSON what it has found, also where it fails
 }
 
 TEST_CASE("commands: flags that this model or machine cannot honour are refused") {
-  CHECK(run({"run", "-m", "models/minnow", "--backend", "cpu", "--experts", "gpu", "hi"}).code == 5);
+  CHECK(run({"run", "-m", "models/minnow", "--backend", "cpu", "--experts", "gpu", "hi"}).code == 2);
   const Outcome stop = run({"run", "-m", "tests/goldens/v3", "--ids", "1,2", "--stop", "x"});
   CHECK(stop.code == 2);
   CHECK(contains(stop.err, "--stop needs a tokenizer"));
@@ -280,6 +280,13 @@ TEST_CASE("commands: bench reports speeds at each depth") {
   REQUIRE(v.find("depths")->as_array().size() == 1);
   CHECK(v.find("depths")->as_array()[0].find("decode_tps")->as_number() > 0);
   CHECK(v.find("read_gb_per_s")->as_number() > 0);
-  CHECK(run({"bench", "-m", "tests/goldens/v3", "--ctx", "50"}).code == 7);
+  CHECK(run({"bench", "-m", "tests/goldens/v3", "--backend", "cpu", "--ctx", "50"}).code == 7);
+  const std::string csv = run({"bench", "-m", "tests/goldens/v3", "--backend", "cpu", "--ctx", "200", "--csv"}).out;
+  CHECK(csv.starts_with("context,prefill_tps,"));
+  CHECK(contains(csv, "\n128,"));
+  CHECK(run({"bench", "-m", "tests/goldens/v3", "--backend", "cpu", "--csv", "--json"}).code == 2);
+  const auto nowhere = run({"bench", "-m", "tests/goldens/v3", "--backend", "cpu", "--experts", "gpu"});
+  CHECK(nowhere.code == 2);
+  CHECK(contains(nowhere.err, "--experts gpu"));
   CHECK(run({"bench", "--random-weights", "/nonexistent"}).code == 3);
 }

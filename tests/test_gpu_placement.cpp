@@ -81,6 +81,43 @@ TEST_CASE("a plan that does not fit is refused with needed, available and the la
   }
 }
 
+TEST_CASE("experts go to host memory when they are told to, or when they alone keep the plan from fitting") {
+  const Config c = tiny("v3");
+  const Weights w = weights_of_shape(c, true);
+  const PlacementRequest request = room_for(4096);
+  const auto choose = [&](ExpertPlace experts, std::uint64_t available, bool asked = true) {
+    return choose_placement(c, w, request, experts, asked, available, "a GPU");
+  };
+  const Placement whole = place(c, w, request);
+  CHECK(choose(ExpertPlace::automatic, whole.total()).host_experts == 0);
+  const Placement split = choose(ExpertPlace::host, whole.total());
+  CHECK(split.host_experts > 0);
+  CHECK(split.weights < whole.weights);
+  CHECK(split.weights + split.host_experts <= whole.weights);
+  CHECK(split.workspace < whole.workspace);
+  CHECK(split.text().find("in host memory") != std::string::npos);
+  // One byte too few for the whole.
+  CHECK(choose(ExpertPlace::automatic, whole.total() - 1).host_experts == split.host_experts);
+  CHECK_THROWS_AS(choose(ExpertPlace::gpu, whole.total() - 1), Error);
+  // A smaller context comes first where none was asked for.
+  const Placement smaller = choose(ExpertPlace::automatic, whole.total() - 1, false);
+  CHECK(smaller.host_experts == 0);
+  CHECK(smaller.capacity < 4096);
+  CHECK(smaller.capacity >= 1024);
+  try {
+    choose(ExpertPlace::automatic, 1000);
+    FAIL("accepted");
+  } catch (const Error& e) {
+    CHECK(e.code() == Exit::out_of_memory);
+    CHECK(e.remedy().find("--backend cpu") != std::string::npos);
+  }
+  // Of a checkpoint: what both hold is one expert or the other, to the byte.
+  const Checkpoint checkpoint = Checkpoint::open(FileSet::directory("tests/goldens/v3"));
+  const Weights bound = bind_weights(checkpoint, c);
+  CHECK(expert_bytes_per_token(bound, c) > 0);
+  CHECK(expert_bytes_per_token(bound, c) < bytes_read_per_token(bound, c));
+}
+
 TEST_CASE("splits of a row's keys follow from position and heads alone, and never exceed the room for them") {
   for (int heads : {1, 4, 16, 17, 64, 128}) {
     const int most = max_splits(heads);

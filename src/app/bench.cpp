@@ -1,8 +1,8 @@
-// fathom bench: prefill and decode speed at several depths of the context, and the bandwidth they could have.
+// fathom bench: prefill and decode speed at several depths of the context, beside the bandwidth they could have.
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
+#include "src/app/bench_report.h"
 #include "src/app/commands.h"
 #include "src/app/load.h"
 #include "src/app/signals.h"
@@ -19,10 +19,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-struct Depth {
-  std::int32_t context = 0;  // tokens in the cache when decoding begins
-  double prefill_tps = 0, decode_tps = 0, decode_s = 0;
-};
+constexpr std::int32_t kCpuDepths[] = {128, 512, 2048}, kGpuDepths[] = {512, 4096, 32768, 131072};
+// The deepest of these and what is decoded behind it.
+constexpr std::int32_t kGpuContext = 131072 + 1024;
+// Decoding is timed for half a second, but for at least 32 tokens and at most 256; the first two fault pages in and
+// record graphs.
+constexpr double kDecodeSeconds = 0.5;
+constexpr int kLeastTokens = 32, kMostTokens = 256, kWarmup = 2, kCountedTokens = 32;
 
 // Ids spread over the vocabulary, the same in every run: equal ids would use equal experts.
 std::int32_t id_at(std::int64_t i, int vocab_size) { return static_cast<std::int32_t>((i * 7919 + 13) % vocab_size); }
@@ -31,46 +34,95 @@ void stop_if_asked() {
   if (signals::stop_requested()) throw Error(Exit::interrupted, "interrupted");
 }
 
-// Prefills to `context` tokens in 512-row chunks and decodes `tokens` more. The first two are not timed: they fault
-// pages in.
-Depth measure(Forward& forward, std::int32_t context, int tokens) {
-  Timeline timeline(forward);
-  const int vocab = forward.config().vocab_size;
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(context));
-  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = id_at(static_cast<std::int64_t>(i), vocab);
-  Depth depth{.context = context};
-  auto begin = Clock::now();
-  timeline.sync(ids, [](std::size_t) { stop_if_asked(); });
-  depth.prefill_tps = context / seconds_since(begin);
-  constexpr int kWarmup = 2;
-  for (int i = 0; i < kWarmup + tokens; ++i) {
-    stop_if_asked();
-    if (i == kWarmup) begin = Clock::now();
-    timeline.append(id_at(context + i, vocab));
-  }
-  depth.decode_s = seconds_since(begin);
-  depth.decode_tps = tokens / depth.decode_s;
-  return depth;
-}
-
+// What is measured and what a token of it reads.
 struct Subject {
-  std::string name, where;
-  std::int64_t bytes_per_token = 0, bytes_total = 0;
-  std::vector<Depth> depths;
+  Forward& forward;
+  const Weights& weights;
+  bool gpu = false, host_experts = false;
 };
 
-Subject run_depths(App& app, Forward& forward, const std::string& name, const Weights& weights) {
-  Subject s{name, forward.describe(), weights.bytes_per_token, weights.bytes_total, {}};
-  for (std::int32_t context : {128, 512, 2048}) {
-    if (context + 40 > forward.capacity()) break;
+std::int64_t bytes_at(const Subject& s, std::int32_t context) {
+  const Config& c = s.forward.config();
+  const std::int64_t element = s.forward.numerics().cache == CacheType::f32 ? 4 : 2;
+  return bytes_read_per_token(s.weights, c) + std::int64_t{context} * c.num_hidden_layers * c.kv_row() * element;
+}
+
+// Seconds per token behind what the timeline holds.
+double decode_seconds(Timeline& timeline, std::int32_t context, int vocab) {
+  auto begin = Clock::now();
+  for (int i = 0;; ++i) {
+    stop_if_asked();
+    if (i == kWarmup) begin = Clock::now();
+    const int timed = i - kWarmup;
+    if (timed >= kMostTokens || (timed >= kLeastTokens && seconds_since(begin) > kDecodeSeconds))
+      return seconds_since(begin) / timed;
+    timeline.append(id_at(context + i, vocab));
+  }
+}
+
+// One timeline goes from depth to depth: the prompt of each holds those before.
+std::vector<BenchDepth> measure_depths(App& app, const Subject& s) {
+  Timeline timeline(s.forward);
+  const int vocab = s.forward.config().vocab_size;
+  std::vector<BenchDepth> depths;
+  std::vector<std::int32_t> ids;
+  double prefill_s = 0, prefilled = 0;
+  for (std::int32_t context : s.gpu ? std::span<const std::int32_t>(kGpuDepths) : std::span<const std::int32_t>(kCpuDepths)) {
+    if (context + kMostTokens + kWarmup > s.forward.capacity() && !(depths.empty() && context + 40 <= s.forward.capacity()))
+      break;
     app.terminal.progress(fmt::format("prefill and decode at {} tokens", context));
-    s.depths.push_back(measure(forward, context, 32));
+    while (static_cast<std::int32_t>(ids.size()) < context) ids.push_back(id_at(static_cast<std::int64_t>(ids.size()), vocab));
+    if (depths.empty() && s.gpu) timeline.sync(ids, [](std::size_t) { stop_if_asked(); });  // first launches load kernels
+    if (depths.empty()) timeline = Timeline(s.forward);
+    // What was decoded at the depth before is part of this prompt and does not run again.
+    prefilled += static_cast<double>(ids.size() - timeline.common_prefix(ids));
+    const auto begin = Clock::now();
+    timeline.sync(ids, [](std::size_t) { stop_if_asked(); });
+    prefill_s += seconds_since(begin);
+    BenchDepth d{.context = context, .bytes = bytes_at(s, context)};
+    d.prefill_s = prefill_s * context / prefilled;
+    d.decode_s = decode_seconds(timeline, context, vocab);
+    depths.push_back(d);
   }
   app.terminal.progress("");
-  if (s.depths.empty())
-    throw Error(Exit::context, fmt::format("a context of {} is too small to measure in", forward.capacity()),
-                "give --ctx 256 or more");
-  return s;
+  if (depths.empty())
+    throw Error(Exit::context, fmt::format("a context of {} is too small to measure in", s.forward.capacity()),
+                s.gpu ? "give --ctx 1024 or more" : "give --ctx 256 or more");
+  return depths;
+}
+
+double cpu_bandwidth(App& app, Threads& threads) {
+  // Beyond every cache, within what is free.
+  const std::uint64_t most = available_memory().value_or(std::uint64_t{8} << 30) / 2;
+  const auto bytes = static_cast<std::int64_t>(std::min<std::uint64_t>(std::uint64_t{4} << 30, most));
+  app.terminal.progress("measuring read bandwidth");
+  return cpu::measure_read_bandwidth(threads, bytes);
+}
+
+BenchReport measure(App& app, const Subject& s, const std::string& name, const cuda::DeviceInfo* device, Threads& threads) {
+  BenchReport r;
+  r.model = name;
+  r.placement = s.forward.describe();
+  r.numerics = describe(s.forward.numerics());
+  r.bytes_total = s.weights.bytes_total;
+  r.depths = measure_depths(app, s);
+  const Config& c = s.forward.config();
+  if (s.host_experts)
+    r.host = BenchHost{expert_bytes_per_token(s.weights, c), cuda::host_expert_rate(s.forward, 8), cpu_bandwidth(app, threads)};
+  if (device != nullptr) {
+    app.terminal.progress("measuring stages");
+    const std::int32_t at = r.depths.back().context;
+    const cuda::ExpertUse use = cuda::expert_use(s.forward, at, kCountedTokens);
+    r.experts = use.choices;
+    r.expert_tokens = kCountedTokens;
+    for (const cuda::StageTime& t : cuda::stage_times(s.forward, at, s.host_experts ? 2 : 20))
+      r.stages.push_back({t.stages, t.milliseconds, t.launches});
+    r.read_rate = cuda::read_bandwidth(device->ordinal, std::uint64_t{1} << 30);
+  } else {
+    r.read_rate = cpu_bandwidth(app, threads);
+  }
+  app.terminal.progress("");
+  return r;
 }
 
 // The config of --random-weights, a file or a directory, cut to --layers.
@@ -87,7 +139,8 @@ std::string title(const Options& o, const Config& config) {
   return fmt::format("random weights of {}, {} layers", *o.random_weights, config.num_hidden_layers);
 }
 
-Subject bench_random_cpu(App& app, const Config& config, const EngineOptions& engine, Threads& threads) {
+BenchReport bench_random_cpu(App& app, const Config& config, const EngineOptions& engine, Threads& threads) {
+  require_no_gpu_wanted(engine);
   app.terminal.progress("filling random weights");
   const cpu::RandomWeights random = cpu::random_weights(config, threads);
   CpuForwardOptions options;
@@ -95,83 +148,50 @@ Subject bench_random_cpu(App& app, const Config& config, const EngineOptions& en
   options.capacity = plan_cpu(config, engine.cache, engine.context, available_memory()).context;
   Exchange alone;
   CpuForward forward(config, random.weights, options, threads, alone);
-  return run_depths(app, forward, title(app.options, config), random.weights);
+  return measure(app, {forward, random.weights}, title(app.options, config), nullptr, threads);
 }
 
-Subject bench_random_gpu(App& app, const Config& config, const EngineOptions& engine, const cuda::DeviceInfo& device) {
+BenchReport bench_random_gpu(App& app, const Config& config, const EngineOptions& engine, const cuda::DeviceInfo& device,
+                             Threads& threads) {
   const Weights weights = weights_of_shape(config, true);
+  const Placement placement = plan_on_gpu(engine, config, weights, device);
   cuda::ForwardOptions options;
   options.numerics = gpu_numerics(engine, config, device);
-  options.capacity = static_cast<std::int32_t>(
-      std::min<std::int64_t>(config.max_position_embeddings, engine.context.value_or(4096)));
+  options.capacity = placement.capacity;
   options.device = device.ordinal;
   options.random_weights = 1;
+  if (placement.host_experts > 0) options.host_experts = &threads;
+  app.terminal.detail(fmt::format("{}: {}", device.name, placement.text()));
   app.terminal.progress("filling random weights");
   const std::unique_ptr<Forward> forward = cuda::make_forward(config, weights, options);
-  return run_depths(app, *forward, title(app.options, config), weights);
+  return measure(app, {*forward, weights, true, placement.host_experts > 0}, title(app.options, config), &device, threads);
 }
 
-double cpu_bandwidth(App& app, Threads& threads) {
-  // Beyond every cache, within what is free.
-  const std::uint64_t most = available_memory().value_or(std::uint64_t{8} << 30) / 2;
-  const auto bytes = static_cast<std::int64_t>(std::min<std::uint64_t>(std::uint64_t{4} << 30, most));
-  app.terminal.progress("measuring read bandwidth");
-  return cpu::measure_read_bandwidth(threads, bytes);
-}
-
-json::Value number(double v) { return json::Value(std::round(v * 100) / 100); }
-json::Value text(std::string_view s) { return json::Value(std::string(s)); }
-
-std::string as_json(const Subject& s, double bandwidth) {
-  json::Array depths;
-  for (const Depth& d : s.depths) {
-    const double rate = d.decode_tps * static_cast<double>(s.bytes_per_token);
-    depths.emplace_back(json::Object{{"context", json::Value(std::int64_t{d.context})},
-                                     {"prefill_tps", number(d.prefill_tps)},
-                                     {"decode_tps", number(d.decode_tps)},
-                                     {"decode_gb_per_s", number(rate / 1e9)},
-                                     {"bandwidth_share", number(rate / bandwidth)}});
-  }
-  return json::dump(json::Value(json::Object{{"schema", text("fathom.bench/1")},
-                                             {"model", text(s.name)},
-                                             {"placement", text(s.where)},
-                                             {"bytes_total", json::Value(std::int64_t{s.bytes_total})},
-                                             {"bytes_per_token", json::Value(std::int64_t{s.bytes_per_token})},
-                                             {"read_gb_per_s", number(bandwidth / 1e9)},
-                                             {"depths", json::Value(std::move(depths))}})) +
-         "\n";
-}
-
-std::string as_text(const Subject& s, double bandwidth) {
-  std::string out = fmt::format("{}\n{}; {:.1f} MB read per token; memory reads at {:.2f} GB/s\n", s.name, s.where,
-                                static_cast<double>(s.bytes_per_token) / 1e6, bandwidth / 1e9);
-  out += fmt::format("{:>8} {:>14} {:>14} {:>10} {:>12}\n", "context", "prefill tok/s", "decode tok/s", "GB/s", "of reading");
-  for (const Depth& d : s.depths) {
-    const double rate = d.decode_tps * static_cast<double>(s.bytes_per_token);
-    out += fmt::format("{:>8} {:>14.1f} {:>14.2f} {:>10.2f} {:>10.1f} %\n", d.context, d.prefill_tps, d.decode_tps,
-                       rate / 1e9, 100 * rate / bandwidth);
-  }
-  return out;
+BenchReport bench_checkpoint(App& app, const EngineOptions& options, const cuda::DeviceInfo* device, Threads& threads) {
+  const LoadedModel model = load_model(app, options);
+  const std::unique_ptr<Forward> forward = forward_of(app, *model.engine);
+  return measure(app, {*forward, model.engine->weights(), device != nullptr, model.engine->experts_on_host()}, model.name,
+                 device, threads);
 }
 
 }  // namespace
 
 Exit bench_command(App& app) {
-  const EngineOptions options = engine_options_of(app);
+  EngineOptions options = engine_options_of(app);
+  options.tokenizer_required = false;
   const std::optional<cuda::DeviceInfo> gpu = choose_gpu(options);
+  if (gpu) options.usual_context = kGpuContext;
   Threads threads(options.threads.value_or(usable_cores()));
-  Subject subject;
+  BenchReport report;
   if (app.options.random_weights) {
     const Config config = config_of(app.options);
-    subject = gpu ? bench_random_gpu(app, config, options, *gpu) : bench_random_cpu(app, config, options, threads);
+    report = gpu ? bench_random_gpu(app, config, options, *gpu, threads) : bench_random_cpu(app, config, options, threads);
   } else {
-    const LoadedModel model = load_model(app, false);
-    const std::unique_ptr<Forward> forward = forward_of(app, *model.engine);
-    subject = run_depths(app, *forward, model.name, model.engine->weights());
+    report = bench_checkpoint(app, options, gpu ? &*gpu : nullptr, threads);
   }
-  const double bandwidth = gpu ? cuda::read_bandwidth(gpu->ordinal) : cpu_bandwidth(app, threads);
-  app.terminal.progress("");
-  app.terminal.out().text(app.options.json ? as_json(subject, bandwidth) : as_text(subject, bandwidth));
+  app.terminal.out().text(app.options.json  ? bench_json(report)
+                          : app.options.csv ? bench_csv(report)
+                                            : bench_text(report));
   app.terminal.out().end_text();
   return Exit::ok;
 }

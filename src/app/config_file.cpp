@@ -14,9 +14,9 @@ namespace fathom {
 namespace {
 
 // Flags that ask for one thing now; as a standing default they would surprise.
-constexpr std::array<std::string_view, 21> kRequests = {
+constexpr std::array<std::string_view, 22> kRequests = {
     "help",   "version", "config", "no-config", "file",  "messages",       "batch",  "ids",     "output", "session", "continue",
-    "format", "input",   "plan",   "tensors",   "quick", "random-weights", "layers", "questions", "self-test", "hash"};
+    "format", "input",   "plan",   "tensors",   "quick", "random-weights", "layers", "questions", "self-test", "hash",   "csv"};
 
 const OptionRow* find_flag(std::string_view name) {
   for (const OptionRow& row : option_table())

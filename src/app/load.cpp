@@ -84,11 +84,11 @@ EngineOptions engine_options_of(App& app) {
   options.threads = o.threads;
   options.gpu = gpu_of(o);
   options.gpu_memory = o.gpu_memory;
-  if (o.experts == "host")
-    throw Error(Exit::unsupported, "--experts host: experts in host memory beside a GPU are not there yet",
-                "use --backend cpu, or leave --experts at auto");
-  if (o.experts == "gpu" && !choose_gpu(options))
-    throw Error(Exit::unsupported, "--experts gpu: the model runs on the CPU, there is no GPU to hold them", "leave --experts at auto");
+  options.experts = o.experts == "host"  ? ExpertPlace::host
+                    : o.experts == "gpu" ? ExpertPlace::gpu
+                                         : ExpertPlace::automatic;
+  if (options.experts == ExpertPlace::gpu && options.backend == BackendChoice::cpu)
+    throw Error(Exit::usage, "--experts gpu and --backend cpu exclude each other", "leave --experts at auto");
   options.context = o.ctx;
   options.mmap = o.mmap;
   options.check = o.check == CheckLevel::none     ? WeightCheck::none
@@ -106,6 +106,10 @@ EngineOptions engine_options_of(App& app) {
 LoadedModel load_model(App& app, bool tokenizer_required) {
   EngineOptions options = engine_options_of(app);
   options.tokenizer_required = tokenizer_required;
+  return load_model(app, options);
+}
+
+LoadedModel load_model(App& app, const EngineOptions& options) {
   ResolvedModel model = model_of(app);
   LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
   app.terminal.progress("");

@@ -23,6 +23,7 @@ struct LoadedModel {
 
 // Resolves, loads, reports progress and the plan line (-v). tokenizer_required: false for --ids.
 LoadedModel load_model(App& app, bool tokenizer_required = true);
+LoadedModel load_model(App& app, const EngineOptions& options);
 
 // A forward pass for one conversation; shows how far the upload to a GPU is. The test hooks may have their own.
 std::unique_ptr<Forward> forward_of(App& app, const Engine& engine);

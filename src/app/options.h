@@ -122,7 +122,7 @@ struct Options {
   CheckLevel check = CheckLevel::quick;
 
   std::optional<std::string> input, random_weights, questions;
-  bool special = false, tensors = false, plan = false, self_test = false;
+  bool special = false, tensors = false, plan = false, self_test = false, csv = false;
   std::optional<int> layers;
   VerifyMode verify = VerifyMode::standard;
 };

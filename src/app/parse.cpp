@@ -130,7 +130,7 @@ constexpr auto kExclusive = std::to_array<std::pair<std::string_view, std::strin
     {"batch", "stats"},     {"batch", "fail-on-length"},
     {"session", "continue"}, {"session", "raw"},        {"session", "ids"},
     {"continue", "raw"},    {"continue", "ids"},        {"continue", "no-history"},
-    {"jsonl", "no-stream"},
+    {"jsonl", "no-stream"},   {"json", "csv"},
 });
 
 // Flags that mean nothing without another.
@@ -477,6 +477,7 @@ Options make_options(const ParsedArgs& args) {
   o.tensors = r.flag("tensors");
   o.plan = r.flag("plan");
   o.self_test = r.flag("self-test");
+  o.csv = r.flag("csv");
   o.random_weights = r.word("random-weights");
   o.questions = r.word("questions");
   o.layers = r.integer<int>("layers", 1, 100000);

@@ -5,6 +5,7 @@
 
 #include "cuda/device.h"
 #include "src/base/error.h"
+#include "src/cpu/bandwidth.h"
 #include "src/cpu/forward.h"
 #include "src/engine/gpu_placement.h"
 #include "src/model/verify.h"
@@ -40,6 +41,35 @@ Numerics gpu_numerics(const EngineOptions& options, const Config& config, const 
 Numerics cpu_numerics(const EngineOptions& options) {
   const ActivationType a = options.activations.value_or(ActivationType::f32);
   return {options.cache, a, a};
+}
+
+namespace {
+
+std::uint64_t gpu_bytes_available(const EngineOptions& options, const cuda::DeviceInfo& device) {
+  return options.gpu_memory.value_or(device.memory_free - device.memory_free / 50);
+}
+
+}  // namespace
+
+void require_no_gpu_wanted(const EngineOptions& options) {
+  if (options.experts == ExpertPlace::gpu)
+    throw Error(Exit::unsupported, "--experts gpu: this run has no GPU to hold them", "leave --experts at auto");
+}
+
+Placement plan_on_gpu(const EngineOptions& options, const Config& config, const Weights& weights,
+                      const cuda::DeviceInfo& device) {
+  PlacementRequest request{.numerics = gpu_numerics(options, config, device),
+                           .capacity = wanted_context(config, options.context, options.usual_context)};
+  request.hopper = device.major == 9 && device.minor == 0;
+  return choose_placement(config, weights, request, options.experts, options.context.has_value(),
+                          gpu_bytes_available(options, device), device.name);
+}
+
+double predict_decode(const Config& config, const Weights& weights, const cuda::DeviceInfo& device, Threads& threads) {
+  const double experts = static_cast<double>(expert_bytes_per_token(weights, config));
+  const double rest = static_cast<double>(bytes_read_per_token(weights, config)) - experts;
+  const double host = cpu::measure_read_bandwidth(threads, std::int64_t{256} << 20);
+  return 1 / (rest / (0.92 * device.memory_bandwidth) + experts / host);
 }
 
 Engine::Engine(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
@@ -134,29 +164,25 @@ const ChatTemplate& Engine::chat_template() const {
 
 void Engine::plan(const EngineOptions& options) {
   if (const auto device = choose_gpu(options)) return plan_gpu(options, *device);
+  require_no_gpu_wanted(options);
   numerics_ = cpu_numerics(options);
   plan_ = plan_cpu(config_, options.cache, options.context, available_memory());
 }
 
 void Engine::plan_gpu(const EngineOptions& options, const cuda::DeviceInfo& device) {
   numerics_ = gpu_numerics(options, config_, device);
-  const std::uint64_t available = options.gpu_memory.value_or(device.memory_free - device.memory_free / 50);
-  const std::int32_t wanted = wanted_context(config_, options.context);
-  PlacementRequest request{.numerics = numerics_, .capacity = wanted};
-  request.hopper = device.major == 9 && device.minor == 0;
-  Placement placement = place(config_, weights_, request);
-  if (!options.context && placement.total() > available) {
-    // Not asked for, so less will do; a context of a few tokens is no use, and require_fit then says what is missing.
-    const std::int32_t fits = placement.largest_capacity(available);
-    if (fits >= std::min(wanted, 1024)) {
-      request.capacity = fits;
-      placement = place(config_, weights_, request);
-    }
-  }
-  require_fit(placement, available, device.name);
+  const Placement placement = plan_on_gpu(options, config_, weights_, device);
   gpu_ = device.ordinal;
+  host_experts_ = placement.host_experts > 0;
   gpu_plan_ = fmt::format("{}: {}", device.name, placement.text());
-  plan_ = {placement.capacity, placement.cache, available};
+  if (host_experts_) {
+    gpu_plan_ += fmt::format(", at most {:.1f} tok/s", predict_decode(config_, weights_, device, *threads_));
+    const auto memory = available_memory();
+    if (memory && *memory < placement.host_experts)
+      gpu_plan_ += fmt::format(" once in memory, which has {:.1f} GiB for them: the rest is read from disk",
+                               static_cast<double>(*memory) / (1 << 30));
+  }
+  plan_ = {placement.capacity, placement.cache, gpu_bytes_available(options, device)};
 }
 
 std::unique_ptr<Forward> Engine::make_forward(
@@ -167,6 +193,7 @@ std::unique_ptr<Forward> Engine::make_forward(
     options.capacity = plan_.context;
     options.timelines = timelines;
     options.device = *gpu_;
+    if (host_experts_) options.host_experts = threads_.get();
     options.progress = std::move(uploaded);
     return cuda::make_forward(config_, weights_, options);
   }

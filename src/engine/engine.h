@@ -16,6 +16,7 @@
 #include "src/base/threads.h"
 #include "src/engine/forward.h"
 #include "src/engine/generation_config.h"
+#include "src/engine/gpu_placement.h"
 #include "src/engine/placement.h"
 #include "src/model/checkpoint.h"
 #include "src/model/config.h"
@@ -41,7 +42,9 @@ struct EngineOptions {
   std::optional<int> threads;                 // nothing: physical cores
   std::optional<int> gpu;                     // ordinal; nothing: the one with most free memory
   std::optional<std::uint64_t> gpu_memory;    // bytes of it to use at most; nothing: what is free, less 2 %
-  std::optional<std::int32_t> context;        // nothing: see plan_cpu
+  ExpertPlace experts = ExpertPlace::automatic;
+  std::optional<std::int32_t> context;        // nothing: usual_context, or less where that is too much
+  std::int32_t usual_context = kUsualContext;
   std::optional<bool> mmap;                   // nothing: yes, unless on a network file system
   WeightCheck check = WeightCheck::quick;
   bool tokenizer_required = true;  // false: a directory without tokenizer files is accepted
@@ -57,6 +60,15 @@ std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options);
 // The rounding of a run, by design.md's defaults where the options are silent.
 Numerics gpu_numerics(const EngineOptions& options, const Config& config, const cuda::DeviceInfo& device);
 Numerics cpu_numerics(const EngineOptions& options);
+
+// For a run on the CPU. Errors: unsupported when `options` put experts on a GPU.
+void require_no_gpu_wanted(const EngineOptions& options);
+// The plan of a GPU run of `weights`, of a checkpoint or of random ones. Errors: those of choose_placement.
+Placement plan_on_gpu(const EngineOptions& options, const Config& config, const Weights& weights,
+                      const cuda::DeviceInfo& device);
+// Tokens per second that a plan with experts in host memory can reach: bytes per token over the bandwidths of the GPU
+// (what its clock and bus give, less 8 %) and of the host's memory (measured here, about a tenth of a second).
+double predict_decode(const Config& config, const Weights& weights, const cuda::DeviceInfo& device, Threads& threads);
 
 class Engine {
  public:
@@ -80,6 +92,8 @@ class Engine {
   const Numerics& numerics() const { return numerics_; }
   std::int32_t context() const { return plan_.context; }
   const CpuPlan& plan() const { return plan_; }
+  // On a GPU: whether the routed experts stay in host memory.
+  bool experts_on_host() const { return host_experts_; }
   // "cpu" or "cuda": where it runs.
   std::string_view backend() const { return gpu_ ? "cuda" : "cpu"; }
   // On a GPU, what of its memory goes where: "NVIDIA H100 80GB HBM3: weights 15.73 GiB + ..."; empty on the CPU.
@@ -114,6 +128,7 @@ class Engine {
   Numerics numerics_;
   CpuPlan plan_;
   std::optional<int> gpu_;  // ordinal
+  bool host_experts_ = false;
   std::string gpu_plan_;
   std::vector<std::string> notes_;
   double load_seconds_ = 0;

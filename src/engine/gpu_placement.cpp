@@ -21,7 +21,14 @@ std::uint64_t mlp_bytes(const Mlp& m) {
   return device_bytes(m.gate) + device_bytes(m.up) + device_bytes(m.down);
 }
 
-std::uint64_t layer_bytes(const LayerWeights& l) {
+std::uint64_t expert_bytes(const LayerWeights& l) {
+  std::uint64_t sum = 0;
+  for (const Expert& e : l.experts.experts)
+    sum += device_bytes(e.gate) + device_bytes(e.up) + device_bytes(e.down);
+  return sum;
+}
+
+std::uint64_t layer_bytes(const LayerWeights& l, bool host_experts) {
   std::uint64_t sum = 0;
   for (const auto* v : {&l.input_layernorm, &l.post_attention_layernorm, &l.q_a_layernorm, &l.kv_a_layernorm,
                         &l.e_score_correction_bias})
@@ -30,22 +37,21 @@ std::uint64_t layer_bytes(const LayerWeights& l) {
     sum += device_bytes(*m);
   if (l.dense) sum += mlp_bytes(*l.dense);
   if (l.shared) sum += mlp_bytes(*l.shared);
-  for (const Expert& e : l.experts.experts)
-    sum += device_bytes(e.gate) + device_bytes(e.up) + device_bytes(e.down);
-  // The pointers of the experts.
-  return sum + align(Size(l.experts.experts.size()) * Size(64));
+  if (host_experts) return sum;
+  // The experts and the pointers to them.
+  return sum + expert_bytes(l) + align(Size(l.experts.experts.size()) * Size(64));
 }
 
-std::uint64_t weight_bytes(const Weights& w) {
+std::uint64_t weight_bytes(const Weights& w, bool host_experts) {
   // The last term holds the rotary frequencies: at most 512 of them.
   std::uint64_t sum = device_bytes(w.embed_tokens) + vector_bytes(w.norm) + align(512 * 4);
   if (w.lm_head.data != w.embed_tokens.data || w.lm_head.data == nullptr) sum += device_bytes(w.lm_head);
-  for (const LayerWeights& l : w.layers) sum += layer_bytes(l);
+  for (const LayerWeights& l : w.layers) sum += layer_bytes(l, host_experts);
   for (const MtpWeights& m : w.mtp) {
     sum += vector_bytes(m.enorm) + vector_bytes(m.hnorm) + vector_bytes(m.norm) + device_bytes(m.eh_proj);
     if (m.embed_tokens.data != w.embed_tokens.data) sum += device_bytes(m.embed_tokens);
     if (m.head.data != w.lm_head.data) sum += device_bytes(m.head);
-    sum += layer_bytes(m.layer);
+    sum += layer_bytes(m.layer, host_experts);
   }
   return sum;
 }
@@ -82,7 +88,9 @@ int heads_at_a_time(const Config& c, int heads, std::int32_t capacity) {
 
 std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const PlacementRequest& request,
                                       int prompt_rows, int expanded_heads) {
-  const int slots = c.router.num_experts_per_tok;
+  // Experts in host memory need neither hidden activations nor outputs here.
+  const int slots = request.host_experts ? 0 : c.router.num_experts_per_tok;
+  const Size chosen = c.router.num_experts_per_tok;
   const Size chunk = prompt_rows;
   const Size hidden = c.hidden_size;
   const Size attn = Size(heads) * Size(c.v_head_dim);
@@ -127,13 +135,14 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
   }
   set(Work::attn, chunk * attn * Size(4));
   set(Work::router_logits, chunk * Size(c.router.n_routed_experts) * Size(4));
-  set(Work::expert_ids, chunk * Size(slots) * Size(4));
-  set(Work::expert_weights, chunk * Size(slots) * Size(4));
+  set(Work::expert_ids, chunk * chosen * Size(4));
+  set(Work::expert_weights, chunk * chosen * Size(4));
   set(Work::hidden, chunk * inner * Size(4));
   set(Work::expert_out, chunk * Size(slots) * hidden * Size(2));
   set(Work::tiles, tiles * Size(4));
   if (request.mtp) set(Work::mtp_input, chunk * hidden * Size(8));
   set(Work::logits, Size(kLogitRows) * Size(c.vocab_size) * Size(4));
+  if (request.host_experts) set(Work::hand_off, 256);
   return b;
 }
 
@@ -175,8 +184,12 @@ int device_row_values(const Config& config) { return (config.kv_row() + 7) / 8 *
 Placement place(const Config& config, const Weights& weights, const PlacementRequest& request) {
   Placement p;
   p.capacity = request.capacity;
-  p.weights = weight_bytes(weights);
-  p.prompt_rows = std::clamp(request.capacity, 1, kPromptChunk);
+  p.weights = weight_bytes(weights, request.host_experts);
+  if (request.host_experts) {
+    for (const LayerWeights& l : weights.layers) p.host_experts += expert_bytes(l);
+    for (const MtpWeights& m : weights.mtp) p.host_experts += expert_bytes(m.layer);
+  }
+  p.prompt_rows = std::clamp(request.capacity, 1, request.host_experts ? kHostPromptChunk : kPromptChunk);
   p.prompt_rows = (p.prompt_rows + 63) / 64 * 64;
   if (has_expanded_form(config, weights, request))
     p.expanded_heads = heads_at_a_time(config, weights.heads, request.capacity);
@@ -200,8 +213,10 @@ std::int32_t Placement::largest_capacity(std::uint64_t available) const {
 }
 
 std::string Placement::text() const {
-  return fmt::format("weights {} + cache {} ({} positions) + workspace {} = {}", gib(weights), gib(cache),
-                     capacity, gib(workspace), gib(total()));
+  std::string out = fmt::format("weights {} + cache {} ({} positions) + workspace {} = {}", gib(weights), gib(cache),
+                                capacity, gib(workspace), gib(total()));
+  if (host_experts > 0) out += fmt::format("; routed experts {} in host memory", gib(host_experts));
+  return out;
 }
 
 void require_fit(const Placement& p, std::uint64_t available, const std::string& device) {
@@ -211,7 +226,30 @@ void require_fit(const Placement& p, std::uint64_t available, const std::string&
       Exit::out_of_memory,
       fmt::format("{}: {} needed ({}), {} available", device, gib(p.total()), p.text(), gib(available)),
       fits > 0 ? fmt::format("use --ctx {} or less", fits)
-               : std::string("the weights alone do not fit: use --backend cpu"));
+      : p.host_experts > 0
+          ? std::string("the weights beside the experts alone do not fit: use --backend cpu")
+          : std::string("the weights alone do not fit: use --experts host, or --backend cpu"));
+}
+
+Placement choose_placement(const Config& config, const Weights& weights, PlacementRequest request, ExpertPlace experts,
+                           bool context_asked_for, std::uint64_t available, const std::string& device) {
+  // A context of a few tokens is no use: rather say what is missing.
+  const std::int32_t least = std::min(request.capacity, 1024);
+  const auto fitted = [&](bool host) {
+    PlacementRequest r = request;
+    r.host_experts = host;
+    const Placement p = place(config, weights, r);
+    if (context_asked_for || p.total() <= available) return p;
+    r.capacity = p.largest_capacity(available);
+    return r.capacity >= least ? place(config, weights, r) : p;
+  };
+  const bool routed = config.router.n_routed_experts > 0;
+  if (experts == ExpertPlace::host && !routed)
+    throw Error(Exit::unsupported, "--experts host: this model has no routed experts", "leave --experts at auto");
+  Placement p = fitted(experts == ExpertPlace::host);
+  if (experts == ExpertPlace::automatic && routed && p.total() > available) p = fitted(true);
+  require_fit(p, available, device);
+  return p;
 }
 
 Weights weights_of_shape(const Config& c, bool fp8, bool mtp) {

@@ -13,6 +13,9 @@ namespace fathom {
 // Most rows of a prompt that a GPU pass takes at a time (Placement::prompt_rows says how many); results do
 // not depend on it. A step of so many rows is long enough for tensor cores and short enough for Ctrl-C.
 inline constexpr int kPromptChunk = 4096;
+// With experts in host memory, where every row's expert outputs lie in pinned memory and the processor is the slower
+// side from a few hundred rows on.
+inline constexpr int kHostPromptChunk = 512;
 // Most rows of one generated step (drafted tokens); more are split.
 inline constexpr int kGeneratedRows = 8;
 // Keys of one tile of attention and the most splits of one row's keys.
@@ -55,8 +58,9 @@ enum class Work : std::uint8_t {
   tiles,           // i32: prompt rows sorted by expert
   mtp_input,       // f32 (chunk, 2 hidden_size)
   logits,          // f32 (logit rows at a time, vocab_size)
+  hand_off,        // counters of the hand-off to experts in host memory
 };
-inline constexpr int kWorkBuffers = static_cast<int>(Work::logits) + 1;
+inline constexpr int kWorkBuffers = static_cast<int>(Work::hand_off) + 1;
 // Rows whose logits are computed at a time.
 inline constexpr int kLogitRows = 16;
 // Prompt rows that the absorbed form of attention takes at a time.
@@ -73,10 +77,12 @@ struct PlacementRequest {
   bool mtp = false;
   Rank rank{};
   bool hopper = false;  // the GPU runs Hopper's own kernels: compute capability 9.0
+  bool host_experts = false;  // routed experts stay in host memory
 };
 
 struct Placement {
-  std::uint64_t weights = 0, cache = 0, workspace = 0;  // bytes
+  std::uint64_t weights = 0, cache = 0, workspace = 0;  // bytes on the GPU
+  std::uint64_t host_experts = 0;                       // bytes of routed experts that stay in host memory
   std::uint64_t bytes_per_position = 0;                 // of cache, all layers and timelines
   std::vector<std::uint64_t> work;                      // by Work, each a multiple of 256
   std::int32_t capacity = 0;
@@ -87,7 +93,8 @@ struct Placement {
   std::uint64_t total() const { return weights + cache + workspace; }
   // The largest capacity for which total() fits into `available` bytes; 0 if none does.
   std::int32_t largest_capacity(std::uint64_t available) const;
-  // "weights 15.73 GiB + cache 0.12 GiB (4096 positions) + workspace 0.30 GiB = 16.15 GiB"
+  // "weights 15.73 GiB + cache 0.12 GiB (4096 positions) + workspace 0.30 GiB = 16.15 GiB", and where they are in
+  // host memory: "; routed experts 13.94 GiB in host memory"
   std::string text() const;
 };
 
@@ -98,6 +105,15 @@ int device_row_values(const Config& config);
 
 // Computes the plan. Errors: none; the caller compares total() with what is free.
 Placement place(const Config& config, const Weights& weights, const PlacementRequest& request);
+// Where routed experts live: on the GPU as long as they fit, or as asked.
+enum class ExpertPlace : std::uint8_t { automatic, gpu, host };
+
+// The plan for `available` bytes: the context as requested or, where it was not asked for, as much of it as fits but
+// not under 1,024; experts in host memory when `experts` says so, or when it is automatic and they do not fit.
+// Errors: those of require_fit; unsupported for ExpertPlace::host and a model without routed experts.
+Placement choose_placement(const Config& config, const Weights& weights, PlacementRequest request, ExpertPlace experts,
+                           bool context_asked_for, std::uint64_t available, const std::string& device);
+
 // Throws Error(out_of_memory) naming needed and available bytes and the largest context that fits, unless it
 // fits.
 void require_fit(const Placement& placement, std::uint64_t available, const std::string& device);

@@ -9,7 +9,6 @@
 namespace fathom {
 namespace {
 
-constexpr std::int64_t kDefaultContext = 32768;
 // Activations, tokenizer and the allocator's slack; the weights are mapped and can be dropped from memory again.
 constexpr std::uint64_t kReserve = 256u << 20;
 
@@ -57,11 +56,11 @@ std::optional<std::uint64_t> available_memory() {
   return bytes;
 }
 
-std::int32_t wanted_context(const Config& config, std::optional<std::int32_t> wanted) {
+std::int32_t wanted_context(const Config& config, std::optional<std::int32_t> wanted, std::int32_t usual) {
   if (wanted && *wanted > config.max_position_embeddings)
     throw Error(Exit::usage, fmt::format("--ctx {}: the model was made for at most {} positions (max_position_embeddings)",
                                          *wanted, config.max_position_embeddings));
-  return wanted.value_or(static_cast<std::int32_t>(std::min(config.max_position_embeddings, kDefaultContext)));
+  return wanted.value_or(static_cast<std::int32_t>(std::min<std::int64_t>(config.max_position_embeddings, usual)));
 }
 
 CpuPlan plan_cpu(const Config& config, CacheType cache, std::optional<std::int32_t> wanted,

@@ -19,8 +19,10 @@ struct CpuPlan {
   std::optional<std::uint64_t> available;  // bytes
 };
 
-// `wanted`, else min(max_position_embeddings, 32768). Errors: usage when wanted exceeds max_position_embeddings.
-std::int32_t wanted_context(const Config& config, std::optional<std::int32_t> wanted);
+inline constexpr std::int32_t kUsualContext = 32768;
+// `wanted`, else min(max_position_embeddings, usual). Errors: usage when wanted exceeds max_position_embeddings.
+std::int32_t wanted_context(const Config& config, std::optional<std::int32_t> wanted,
+                            std::int32_t usual = kUsualContext);
 
 // The context: `wanted`, else min(max_position_embeddings, what fits in the available memory, 32768).
 // Errors: usage when wanted exceeds max_position_embeddings, out_of_memory with the numbers when it does not fit.

@@ -89,16 +89,21 @@ MtpWeights bind_mtp(Binder& b, const Config& c, int layer, const Weights& main) 
 
 std::int64_t bytes_of(const Mlp& m) { return m.gate.bytes() + m.up.bytes() + m.down.bytes(); }
 
-// What one generated token reads of a layer's matrices; of the routed experts the average of those chosen.
+// What one generated token reads of a layer's routed experts: the average of those it chooses.
+std::int64_t chosen_bytes(const ExpertTable& table, int num_experts_per_tok) {
+  std::int64_t bytes = 0;
+  for (const Expert& e : table.experts) bytes += e.gate.bytes() + e.up.bytes() + e.down.bytes();
+  const auto count = static_cast<std::int64_t>(table.experts.size());
+  return count == 0 ? 0 : bytes * num_experts_per_tok / count;
+}
+
+// What one generated token reads of a layer's matrices.
 std::int64_t bytes_per_token(const LayerWeights& w, int num_experts_per_tok) {
   std::int64_t bytes = w.q_a_proj.bytes() + w.q_proj.bytes() + w.kv_a_proj.bytes() + w.kv_b_proj.bytes() +
                        w.o_proj.bytes() + w.router.bytes();
   if (w.dense) bytes += bytes_of(*w.dense);
   if (w.shared) bytes += bytes_of(*w.shared);
-  std::int64_t experts = 0;
-  for (const Expert& e : w.experts.experts) experts += e.gate.bytes() + e.up.bytes() + e.down.bytes();
-  const auto count = static_cast<std::int64_t>(w.experts.experts.size());
-  return count == 0 ? bytes : bytes + experts * num_experts_per_tok / count;
+  return bytes + chosen_bytes(w.experts, num_experts_per_tok);
 }
 
 }  // namespace
@@ -107,6 +112,12 @@ std::int64_t bytes_read_per_token(const Weights& w, const Config& config) {
   std::int64_t bytes = w.lm_head.bytes() + w.embed_tokens.cols * w.embed_tokens.format.bits / 8;
   for (const LayerWeights& layer : w.layers)
     bytes += bytes_per_token(layer, config.router.num_experts_per_tok);
+  return bytes;
+}
+
+std::int64_t expert_bytes_per_token(const Weights& w, const Config& config) {
+  std::int64_t bytes = 0;
+  for (const LayerWeights& layer : w.layers) bytes += chosen_bytes(layer.experts, config.router.num_experts_per_tok);
   return bytes;
 }
 

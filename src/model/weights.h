@@ -76,6 +76,8 @@ Weights bind_weights(const Checkpoint& checkpoint, const Config& config, const B
 // Bytes of matrices that one generated token reads: attention, dense, shared, router and head, of the routed
 // experts num_experts_per_tok of average size, of the embedding one row.
 std::int64_t bytes_read_per_token(const Weights& weights, const Config& config);
+// Of these, the bytes of routed experts.
+std::int64_t expert_bytes_per_token(const Weights& weights, const Config& config);
 
 // This rank's slice of whole weights: heads, MLP and expert rows (columns of down and o), vocabulary. Borders
 // of FP8 slices fall on the global 128 grid, uneven if need be (unless a rank would be left without any).

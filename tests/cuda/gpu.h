@@ -1,0 +1,22 @@
+// Whether there is a GPU to test on.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "cuda/device.h"
+
+namespace fathom::test {
+
+// Without a GPU a case says so and passes, unless FATHOM_TEST_CUDA is set: then it fails.
+inline bool gpu_present() {
+  std::string why;
+  if (!cuda::devices(&why).empty()) return true;
+  if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but: " << why);
+  MESSAGE("skipped: " << why);
+  return false;
+}
+
+}  // namespace fathom::test
