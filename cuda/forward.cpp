@@ -1,6 +1,7 @@
 #include "cuda/forward.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "src/base/error.h"
@@ -77,6 +78,7 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   // Whatever a kernel reads was written by one: zeroed memory only makes a mistake repeatable.
   FATHOM_CUDA(cudaMemsetAsync(cache_.data(), 0, cache_.size(), stream_.get()));
   FATHOM_CUDA(cudaMemsetAsync(workspace_.data(), 0, workspace_.size(), stream_.get()));
+  drawn_ = Pinned(sizeof(SampleResult));
   if (options.host_experts != nullptr)
     host_experts_ = std::make_unique<HostExperts>(config, placement_.prompt_rows, *options.host_experts,
                                                   work<std::byte>(Work::hand_off));
@@ -629,10 +631,19 @@ void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResu
   pass.choose_inside = !pass.tensor_cores && rows.front().role == Role::generated && !host_experts_;
   const bool all = rows.front().role == Role::generated && logit_rows.size() == count;
   run_layers(pass, call, all);
+  if (call.keep_logits && !logit_rows.empty()) {
+    if (!all) {
+      set_wanted(logit_rows);
+      logits(pass, call.stack, 1, true);
+    }
+    // A generated row's time is draw()'s to wait for; a prompt's belongs to this call.
+    pending_ = true;
+    if (rows.front().role == Role::prompt) settle();
+    return;
+  }
   if (!logit_rows.empty()) collect_logits(pass, call.stack, logit_rows, all, result);
   if (!hidden_rows.empty()) collect_hidden(pass, call.stack, hidden_rows, result);
-  synchronize();
-  if (host_experts_) host_experts_->require_answered();
+  settle();
 }
 
 void CudaForward::collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed,
@@ -668,6 +679,7 @@ void CudaForward::collect_hidden(const Pass& pass, Stack stack, std::span<const 
 // -- copies -------------------------------------------------------------------------------------------------
 
 void CudaForward::set_rows(std::span<const Row> rows) {
+  if (pending_) settle();  // the last call's copies from the staging buffer may be on their way
   rows_ = static_cast<int>(rows.size());
   runs_.clear();
   if (rows.empty()) return;
@@ -702,6 +714,13 @@ void CudaForward::set_wanted(std::span<const int> rows) {
   std::copy(rows.begin(), rows.end(), host);
   FATHOM_CUDA(cudaMemcpyAsync(work<std::int32_t>(Work::rows) + 3 * kPromptChunk, host,
                               rows.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice, stream_.get()));
+}
+
+// Waits for the end of a call.
+void CudaForward::settle() {
+  synchronize();
+  pending_ = false;
+  if (host_experts_) host_experts_->require_answered();
 }
 
 void CudaForward::synchronize() { FATHOM_CUDA(cudaStreamSynchronize(stream_.get())); }
@@ -745,6 +764,118 @@ void CudaForward::write_cache(int index, std::uint32_t timeline, std::int32_t po
       std::memcpy(bytes.data() + 2 * i, &half, 2);
   }
   write_bytes(static_cast<std::byte*>(cache_of(index)) + row * stride * element, bytes.data(), bytes.size());
+}
+
+// Rows of positions [0, count) as stored: kv_row values each, without the padding between them, as the CPU's cache has
+// them.
+void CudaForward::copy_rows(std::uint32_t timeline, std::int32_t count, std::byte* host, bool out) const {
+  FATHOM_CUDA(cudaSetDevice(options_.device));
+  FATHOM_CUDA(cudaStreamSynchronize(stream_.get()));
+  const std::size_t element = options_.numerics.cache == CacheType::f32 ? 4 : 2;
+  const std::size_t width = static_cast<std::size_t>(config_.kv_row()) * element;
+  const std::size_t pitch = static_cast<std::size_t>(device_row_values(config_)) * element;
+  const auto rows = static_cast<std::size_t>(count);
+  for (int index = 0; index < config_.num_hidden_layers; ++index, host += rows * width) {
+    std::byte* device = static_cast<std::byte*>(cache_of(index)) +
+                        std::uint64_t{timeline} * static_cast<std::uint64_t>(options_.capacity) * pitch;
+    if (out)
+      FATHOM_CUDA(cudaMemcpy2D(host, width, device, pitch, width, rows, cudaMemcpyDeviceToHost));
+    else
+      FATHOM_CUDA(cudaMemcpy2D(device, pitch, host, width, width, rows, cudaMemcpyHostToDevice));
+  }
+}
+
+std::size_t CudaForward::position_bytes() const {
+  return static_cast<std::size_t>(config_.num_hidden_layers) * static_cast<std::size_t>(config_.kv_row()) *
+         (options_.numerics.cache == CacheType::f32 ? 4 : 2);
+}
+
+void CudaForward::export_rows(std::uint32_t timeline, std::int32_t count, std::span<std::byte> out) const {
+  copy_rows(timeline, count, out.data(), true);
+}
+
+void CudaForward::import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) {
+  copy_rows(timeline, count, const_cast<std::byte*>(rows.data()), false);
+}
+
+// -- from logits to a token ---------------------------------------------------------------------------------
+
+std::optional<Drawn> CudaForward::draw(const DrawRequest& request) {
+  static_assert(sizeof(SampleScratch) + sizeof(SampleResult) <= kSamplingBytes);
+  FATHOM_CUDA(cudaSetDevice(options_.device));
+  const SamplingParams& s = request.sampling;
+  std::byte* scratch = work<std::byte>(Work::sampling);
+  SampleParams p;
+  p.logits = work<float>(Work::logits);
+  p.valid = std::clamp(request.valid_ids, 0, config_.vocab_size);
+  p.greedy = s.temperature == 0.0f || s.top_k == 1;
+  p.temperature = p.greedy ? 1.0 : static_cast<double>(s.temperature);
+  p.top_p = static_cast<double>(s.top_p);
+  p.min_p = static_cast<double>(s.min_p);
+  p.top_k = s.top_k;
+  p.uniform = static_cast<double>(uniform(s.seed, static_cast<std::uint64_t>(request.position), 0));
+  p.log_probability = request.logprobs.has_value();
+  p.top = request.logprobs.value_or(0);
+  p.scratch = reinterpret_cast<SampleScratch*>(scratch);
+  p.result = reinterpret_cast<SampleResult*>(scratch + sizeof(SampleScratch));
+  if (p.top > kSampleTop) return std::nullopt;
+  sample_token(on_, p);
+  FATHOM_CUDA(cudaMemcpyAsync(drawn_.data(), p.result, sizeof(SampleResult), cudaMemcpyDeviceToHost, stream_.get()));
+  settle();
+  const auto& r = *reinterpret_cast<const SampleResult*>(drawn_.data());
+  if (r.status != SampleStatus::drawn) return std::nullopt;
+  Drawn drawn{r.id, 0, {}};
+  if (!p.log_probability) return drawn;
+  const double norm = static_cast<double>(r.best) + std::log(r.plain_sum);
+  drawn.logprob = static_cast<double>(r.logit) - norm;
+  for (int i = 0; i < std::min(p.top, p.valid); ++i)
+    drawn.top.push_back({r.top_id[i], static_cast<double>(r.top_logit[i]) - norm});
+  return drawn;
+}
+
+std::vector<float> CudaForward::kept_logits() {
+  settle();
+  std::vector<float> all(static_cast<std::size_t>(config_.vocab_size));
+  read(Work::logits, std::span<float>(all));
+  return all;
+}
+
+// Whether what a step has just made visible is all finite; if not, `name` is the stage that wrote it.
+bool CudaForward::wrote_finite(const Step& step, std::string* name) {
+  const auto finite = [&](Work w, std::int64_t count, Stage stage) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    read(w, std::span<float>(values));
+    if (std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) return true;
+    *name = row_of(stage).name;
+    return false;
+  };
+  const std::int64_t heads = heads_;
+  switch (step.stage) {
+    case Stage::Attend:
+      return finite(Work::kv_row, config_.kv_row(), Stage::Latents) &&
+             finite(Work::q, heads * config_.qk_head_dim(), Stage::Query) &&
+             finite(Work::attn, heads * config_.v_head_dim, Stage::Attend);
+    case Stage::Route:
+      return finite(Work::expert_weights, config_.router.num_experts_per_tok, Stage::Route);
+    case Stage::Logits:
+      return finite(Work::logits, config_.vocab_size, Stage::Logits);
+    default:
+      return finite(Work::x, config_.hidden_size, step.stage);
+  }
+}
+
+std::string CudaForward::first_bad_stage(const Row& row) {
+  try {
+    FATHOM_CUDA(cudaSetDevice(options_.device));
+    set_rows({&row, 1});
+    std::string name;
+    for (const Step& step : stage_list(config_, Stack::main)) {
+      if (!run(Stack::main, step, row.role) || wrote_finite(step, &name)) continue;
+      return step.layer < 0 ? name : fmt::format("layer {}, {}", step.layer, name);
+    }
+  } catch (const Error&) {  // the device failed: there is nothing to look at
+  }
+  return {};
 }
 
 // -- benchmarks ---------------------------------------------------------------------------------------------

@@ -59,6 +59,14 @@ class CudaForward final : public Forward {
   std::string describe() const override;
   const Placement& placement() const { return placement_; }
 
+  std::size_t position_bytes() const override;
+  void export_rows(std::uint32_t timeline, std::int32_t count, std::span<std::byte> out) const override;
+  void import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) override;
+  bool can_draw() const override { return true; }
+  std::optional<Drawn> draw(const DrawRequest& request) override;
+  std::vector<float> kept_logits() override;
+  std::string first_bad_stage(const Row& row) override;
+
   // -- step by step, for tests and profiles
   // --------------------------------------------------------------------------- Uploads rows (at most
   // Placement::prompt_rows, one role). Errors: context when a position exceeds the cache.
@@ -162,6 +170,9 @@ class CudaForward final : public Forward {
                       ForwardResult& result);
   void collect_hidden(const Pass& pass, Stack stack, std::span<const int> wanted, ForwardResult& result);
   void set_wanted(std::span<const int> rows);
+  bool wrote_finite(const Step& step, std::string* name);
+  void copy_rows(std::uint32_t timeline, std::int32_t count, std::byte* host, bool out) const;
+  void settle();
   void read_bytes(const std::byte* from, void* to, std::size_t bytes);
   void write_bytes(std::byte* to, const void* from, std::size_t bytes);
   void synchronize();
@@ -184,6 +195,8 @@ class CudaForward final : public Forward {
   std::unique_ptr<HostExperts> host_experts_;        // null: routed experts are on the GPU
   bool capturing_ = false;                           // a graph: its hand-overs are served after its launch
   std::chrono::steady_clock::time_point last_poll_;  // of stop_requested, while experts are computed on the host
+  Pinned drawn_;          // a SampleResult
+  bool pending_ = false;  // the last forward() kept its logits and did not wait
   // Rows at consecutive positions of one timeline.
   struct Run {
     int first, rows;

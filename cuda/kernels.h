@@ -425,6 +425,45 @@ struct TilesParams {
 };
 void sort_by_expert(const Launch& on, const TilesParams& p);
 
+// -- sample.cu ----------------------------------------------------------------------------------------------
+
+inline constexpr int kSampleBlocks = 64, kSampleBins = 1024, kSampleCandidates = 2048, kSampleTop = 32;
+
+struct SamplePart {
+  double sum, plain;  // of weights, and of exp(logit - best)
+  float best;
+  int best_id, bad;
+};
+// In device memory; needs no initial value.
+struct SampleScratch {
+  SamplePart part[kSampleBlocks];
+  int bins[kSampleBins];
+};
+// undecided: the candidates do not settle it; bad_logits: NaN, +inf, or all -inf.
+enum class SampleStatus : std::int32_t { drawn, undecided, bad_logits };
+struct SampleResult {
+  SampleStatus status;
+  std::int32_t id;
+  float logit, best;  // of the id and of the most probable one
+  double plain_sum;   // sum of exp(logit - best); like `top`, only with log_probability
+  std::int32_t top_id[kSampleTop];
+  float top_logit[kSampleTop];
+};
+// One token from one row of logits; src/engine/sampler.h defines the parameters.
+struct SampleParams {
+  const float* logits = nullptr;  // (valid)
+  int valid = 0;                  // ids that may be drawn
+  bool greedy = false;
+  double temperature = 1, top_p = 1, min_p = 0;
+  int top_k = 0;
+  double uniform = 0;            // in [0, 1)
+  bool log_probability = false;  // wanted of the token, and of the `top` most probable ones
+  int top = 0;                   // <= kSampleTop
+  SampleScratch* scratch = nullptr;
+  SampleResult* result = nullptr;
+};
+void sample_token(const Launch& on, const SampleParams& p);
+
 // -- host_experts.cu: the hand-off to experts in host memory (cuda/host_experts.h) ----------------------------
 
 // In device memory, zero at first.

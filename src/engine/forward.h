@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "src/base/numerics.h"
+#include "src/engine/sampler.h"
 #include "src/stage.h"
 
 namespace fathom {
@@ -33,11 +35,26 @@ struct ForwardCall {
   // Indices into `rows`, ascending, whose logits (hidden rows after FinalNorm) are wanted.
   std::span<const int> logit_rows;
   std::span<const int> hidden_rows;
+  // Asks a pass that can draw to keep the logits instead of returning them: exactly one logit row, one call at a time.
+  bool keep_logits = false;
 };
 
 struct ForwardResult {
   std::vector<float> logits;  // (logit_rows, vocab_size)
   std::vector<float> hidden;  // (hidden_rows, hidden_size)
+};
+
+// Asks for the token that follows kept logits; see src/engine/sampler.h. Penalties are not applied.
+struct DrawRequest {
+  SamplingParams sampling;
+  std::int32_t valid_ids = 0;
+  std::int64_t position = 0;
+  std::optional<int> logprobs;  // how many alternatives are wanted with the token's log-probability
+};
+struct Drawn {
+  std::int32_t id = 0;
+  double logprob = 0;  // this and `top` only where logprobs were asked for
+  std::vector<TokenLogprob> top;
 };
 
 class Forward {
@@ -65,6 +82,17 @@ class Forward {
   virtual void import_rows(std::uint32_t timeline, std::int32_t count, std::span<const std::byte> rows) {
     (void)timeline, (void)count, (void)rows;
   }
+  // Whether this pass honours keep_logits. Kept logits stay until the next call of forward().
+  virtual bool can_draw() const { return false; }
+  // The token that sample() would choose from the kept logits, chosen where they are, so that they need not be copied.
+  // Nothing where the device leaves it to the host: an unusually flat distribution, or logits that are not numbers.
+  // Errors: compute.
+  virtual std::optional<Drawn> draw(const DrawRequest& request) {
+    (void)request;
+    return std::nullopt;
+  }
+  // A copy of the kept logits, (vocab_size). Errors: compute.
+  virtual std::vector<float> kept_logits() { return {}; }
   // Runs a row that has just run once more, to name the first stage that writes a NaN or an infinity: "layer 3, Attend".
   // Empty when there is none, or where the stages cannot be looked at.
   virtual std::string first_bad_stage(const Row& row) {

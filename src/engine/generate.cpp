@@ -28,16 +28,17 @@ std::size_t token_limit(const GenerationRequest& request, std::int32_t capacity)
   return std::min(left, static_cast<std::size_t>(wanted));
 }
 
-TokenRecord record(std::span<const float> logits, const TextModel& model, std::int32_t id, int alternatives) {
-  return {id, log_probability(logits, model.valid_ids, id), top_logprobs(logits, model.valid_ids, alternatives)};
-}
-
-// Samples one id; an error over NaN names the stage that it came from.
-std::int32_t draw(Timeline& timeline, const TextModel& model, const GenerationRequest& request,
-                  std::span<const float> logits, std::span<const std::int32_t> history) {
-  const auto position = static_cast<std::int64_t>(history.size()) - 1;
+// The next token, drawn or forced; an error over NaN names the stage that it came from.
+Drawn next_token(Timeline& timeline, const TextModel& model, const GenerationRequest& request,
+                 std::span<const std::int32_t> history, std::optional<std::int32_t> forced) {
+  if (forced) {
+    if (!request.logprobs) return {*forced, 0, {}};
+    const std::span<const float> logits = timeline.logits();
+    return {*forced, log_probability(logits, model.valid_ids, *forced),
+            top_logprobs(logits, model.valid_ids, *request.logprobs)};
+  }
   try {
-    return sample(logits, model.valid_ids, history, request.sampling, position);
+    return timeline.draw(request.sampling, model.valid_ids, history, request.logprobs);
   } catch (const Error& e) {
     if (e.code() != Exit::compute) throw;
     const std::string stage = timeline.first_bad_stage();
@@ -121,11 +122,10 @@ GenerationResult generate(Timeline& timeline, const TextModel& model, const Gene
     return std::move(result);
   };
 
-  std::vector<float> logits;
   result.cached_tokens = timeline.common_prefix(request.prompt.ids);
   auto begin = Clock::now();
   const auto in_prefill = stoppable([&] {
-    logits = timeline.sync(request.prompt.ids, [&](std::size_t done) {
+    timeline.sync_to_draw(request.prompt.ids, [&](std::size_t done) {
       if (events.prefill) events.prefill(done, request.prompt.ids.size());
     });
   });
@@ -137,8 +137,11 @@ GenerationResult generate(Timeline& timeline, const TextModel& model, const Gene
   for (;;) {
     if (const auto reason = poll()) return finish(*reason);
     const auto forced = channels.forced_id();
-    const std::int32_t id = forced ? *forced : draw(timeline, model, request, logits, history);
-    if (request.logprobs) result.logprobs.push_back(record(logits, model, id, *request.logprobs));
+    Drawn next = next_token(timeline, model, request, history, forced);
+    const std::int32_t id = next.id;
+    // A pass that keeps its logits has ended its step only now.
+    if (result.decode_steps > 0) result.decode_s = seconds_since(begin);
+    if (request.logprobs) result.logprobs.push_back({id, next.logprob, std::move(next.top)});
     result.ids.push_back(id);
     history.push_back(id);
     const bool ends = !forced && !request.ignore_eos &&
@@ -148,7 +151,7 @@ GenerationResult generate(Timeline& timeline, const TextModel& model, const Gene
     if (ends) return finish(FinishReason::stop);
     if (channels.stop_string_found()) return finish(FinishReason::stop_string);
     if (result.ids.size() == limit) return finish(FinishReason::length);
-    const auto in_step = stoppable([&] { logits = timeline.append(id); });
+    const auto in_step = stoppable([&] { timeline.append_to_draw(id); });
     result.decode_s = seconds_since(begin);
     if (in_step) return finish(*in_step);
     ++result.decode_steps;

@@ -143,6 +143,7 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
   if (request.mtp) set(Work::mtp_input, chunk * hidden * Size(8));
   set(Work::logits, Size(kLogitRows) * Size(c.vocab_size) * Size(4));
   if (request.host_experts) set(Work::hand_off, 256);
+  set(Work::sampling, kSamplingBytes);
   return b;
 }
 

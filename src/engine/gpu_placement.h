@@ -59,8 +59,10 @@ enum class Work : std::uint8_t {
   mtp_input,       // f32 (chunk, 2 hidden_size)
   logits,          // f32 (logit rows at a time, vocab_size)
   hand_off,        // counters of the hand-off to experts in host memory
+  sampling,        // scratch and result of drawing a token
 };
-inline constexpr int kWorkBuffers = static_cast<int>(Work::hand_off) + 1;
+inline constexpr int kWorkBuffers = static_cast<int>(Work::sampling) + 1;
+inline constexpr int kSamplingBytes = 8192;
 // Rows whose logits are computed at a time.
 inline constexpr int kLogitRows = 16;
 // Prompt rows that the absorbed form of attention takes at a time.

@@ -134,7 +134,7 @@ std::int32_t sample(std::span<const float> logits, std::int32_t valid_ids, std::
   check_logits(logits, position);
 
   std::vector<float> adjusted;
-  if (params.repeat_penalty != 1.0f || params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f) {
+  if (has_penalties(params)) {
     adjusted.assign(logits.begin(), logits.end());
     apply_penalties(adjusted, history, params);
     check_logits(adjusted, position);

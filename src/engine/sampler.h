@@ -19,6 +19,11 @@ struct SamplingParams {
   std::uint64_t seed = 0;
 };
 
+// Whether the choice depends on the ids so far.
+inline bool has_penalties(const SamplingParams& p) {
+  return p.repeat_penalty != 1.0f || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f;
+}
+
 // Philox4x32-10: key = seed, counter = (position, draw). Four 32-bit words.
 std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high);
 

@@ -16,13 +16,14 @@ void check_room(std::size_t needed, std::int32_t capacity) {
 
 }  // namespace
 
-std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted) {
+std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted, bool keep) {
   std::vector<Row> rows(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i)
     rows[i] = {ids[i], static_cast<std::int32_t>(ids_.size() + i), index_, role};
   ForwardCall call;
   call.rows = rows;
   call.logit_rows = wanted;
+  call.keep_logits = keep && !wanted.empty() && forward_->can_draw();
   ForwardResult result = forward_->forward(call);
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   last_role_ = role;
@@ -42,6 +43,40 @@ std::size_t Timeline::common_prefix(std::span<const std::int32_t> ids) const {
 }
 
 std::vector<float> Timeline::sync(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress) {
+  return bring_to(ids, progress, false);
+}
+
+void Timeline::sync_to_draw(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress) {
+  logits_ = bring_to(ids, progress, true);
+}
+
+void Timeline::append_to_draw(std::int32_t id) {
+  check_room(ids_.size() + 1, capacity());
+  const int wanted[] = {0};
+  logits_ = extend(std::span(&id, 1), Role::generated, wanted, true);
+}
+
+Drawn Timeline::draw(const SamplingParams& sampling, std::int32_t valid_ids, std::span<const std::int32_t> history,
+                     std::optional<int> logprobs) {
+  const auto position = static_cast<std::int64_t>(history.size()) - 1;
+  if (logits_.empty() && !has_penalties(sampling))
+    if (auto drawn = forward_->draw({sampling, valid_ids, position, logprobs})) return std::move(*drawn);
+  const std::span<const float> all = logits();
+  Drawn drawn;
+  drawn.id = sample(all, valid_ids, history, sampling, position);
+  if (!logprobs) return drawn;
+  drawn.logprob = log_probability(all, valid_ids, drawn.id);
+  drawn.top = top_logprobs(all, valid_ids, *logprobs);
+  return drawn;
+}
+
+std::span<const float> Timeline::logits() {
+  if (logits_.empty()) logits_ = forward_->kept_logits();
+  return logits_;
+}
+
+std::vector<float> Timeline::bring_to(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress,
+                                      bool keep) {
   if (ids.empty()) throw Error(Exit::usage, "the prompt has no tokens", "give a prompt");
   check_room(ids.size(), capacity());
   ids_.resize(common_prefix(ids));
@@ -51,7 +86,7 @@ std::vector<float> Timeline::sync(std::span<const std::int32_t> ids, const std::
     const auto chunk = ids.subspan(ids_.size(), std::min(forward_->prompt_chunk(), ids.size() - ids_.size()));
     const int last[] = {static_cast<int>(chunk.size()) - 1};
     const bool final = ids_.size() + chunk.size() == ids.size();
-    logits = extend(chunk, Role::prompt, final ? std::span<const int>(last) : std::span<const int>());
+    logits = extend(chunk, Role::prompt, final ? std::span<const int>(last) : std::span<const int>(), keep);
   }
   if (progress) progress(ids.size());
   return logits;

@@ -32,6 +32,16 @@ class Timeline {
   // One sampled token more. Returns the logits after it. Errors: context when full.
   std::vector<float> append(std::int32_t id);
 
+  // As sync and append, for draw(): the logits stay with the forward pass where it can keep them.
+  void sync_to_draw(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress = {});
+  void append_to_draw(std::int32_t id);
+  // The token that follows, after sync_to_draw or append_to_draw: chosen on the device where it can be, otherwise by
+  // sample() from a copy of the logits. `history`: ids() and, for penalties, nothing else. Errors: those of sample().
+  Drawn draw(const SamplingParams& sampling, std::int32_t valid_ids, std::span<const std::int32_t> history,
+             std::optional<int> logprobs);
+  // The logits that draw() chooses from.
+  std::span<const float> logits();
+
   // After logits that hold a NaN: the first stage of the last row that wrote one; empty if it cannot be told.
   std::string first_bad_stage();
 
@@ -46,11 +56,13 @@ class Timeline {
 
  private:
   // Appends rows of one role and returns the logits of the wanted ones (indices into `ids`).
-  std::vector<float> extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted);
+  std::vector<float> extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted, bool keep = false);
+  std::vector<float> bring_to(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress, bool keep);
   Forward* forward_;
   std::uint32_t index_;
   std::vector<std::int32_t> ids_;
   Role last_role_ = Role::prompt;
+  std::vector<float> logits_;  // for draw(); empty while the pass keeps them
 };
 
 }  // namespace fathom
