@@ -89,5 +89,11 @@ ExpertUse expert_use(Forward& forward, std::int32_t position, int tokens);
 // Bytes of weights per second at which the experts in host memory are computed for one row, without a GPU in the way:
 // the mean over `repeats` rounds of all layers, experts varying. Precondition: options.host_experts was set.
 double host_expert_rate(Forward& forward, int repeats);
+// Seconds since the last call of this that forward() spent waiting for the GPU to hand rows over and computing experts
+// in host memory. Precondition: as above.
+struct HostTimes {
+  double waiting_s = 0, computing_s = 0;
+};
+HostTimes take_host_times(Forward& forward);
 
 }  // namespace fathom::cuda

@@ -408,8 +408,7 @@ void CudaForward::experts_on_host(const Pass& pass, const DeviceLayer& l) {
   host_experts_->hand_over(on_, normed(l.post_attention_layernorm, Round::none),
                            work<std::int32_t>(Work::expert_ids), pass.rows);
   if (shared) {
-    if (pass.tensor_cores)
-      operand(pass, normed(l.post_attention_layernorm, pass.round), pass.rows, false);
+    if (pass.tensor_cores) operand(pass, normed(l.post_attention_layernorm, pass.round), false);
     mlp(pass, l, l.shared, false);  // into delta
   }
   if (!capturing_) serve_experts(pass, l);
@@ -1034,6 +1033,14 @@ ExpertUse CudaForward::expert_use(std::int32_t position, int tokens) {
 ExpertUse expert_use(Forward& forward, std::int32_t position, int tokens) {
   return dynamic_cast<CudaForward&>(forward).expert_use(position, tokens);
 }
+
+HostTimes CudaForward::take_host_times() {
+  if (!host_experts_) fail(Exit::failure, "no experts are in host memory");
+  const HostExperts::Times t = host_experts_->take_times();
+  return {t.waiting_s, t.computing_s};
+}
+
+HostTimes take_host_times(Forward& forward) { return dynamic_cast<CudaForward&>(forward).take_host_times(); }
 
 double host_expert_rate(Forward& forward, int repeats) {
   return dynamic_cast<CudaForward&>(forward).host_expert_rate(repeats);

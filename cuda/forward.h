@@ -104,6 +104,7 @@ class CudaForward final : public Forward {
   // at each hand-off and was through: (blocks, kHandoffsPerLayer * layers, 2). Precondition: persistent().
   std::vector<std::uint64_t> persistent_stamps();
   double host_expert_rate(int repeats);
+  HostTimes take_host_times();
   ExpertUse expert_use(std::int32_t position, int tokens);
 
  private:

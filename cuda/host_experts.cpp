@@ -89,7 +89,10 @@ void HostExperts::wait_for_request(cudaStream_t stream, std::uint64_t number) co
 
 void HostExperts::serve(cudaStream_t stream, const ExpertTable& table, int rows, cpu::Rounding rounding,
                         FunctionRef<void()> poll) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
   wait_for_request(stream, served_ + 1);
+  const auto asked = Clock::now();
   const auto count = static_cast<std::size_t>(rows);
   cpu::routed_experts(machine_,
                       {.table = table,
@@ -101,6 +104,9 @@ void HostExperts::serve(cudaStream_t stream, const ExpertTable& table, int rows,
                       poll);
   // Release: whoever sees the answer sees expert_out.
   std::atomic_ref<std::uint64_t>(control().answer).store(++served_, std::memory_order_release);
+  times_.waiting_s += std::chrono::duration<double>(asked - begin).count();
+  times_.computing_s += std::chrono::duration<double>(Clock::now() - asked).count();
+  ++times_.answers;
 }
 
 void HostExperts::abandon(cudaStream_t stream) noexcept {

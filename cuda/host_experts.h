@@ -44,6 +44,14 @@ class HostExperts {
   // Once the stream is idle. Errors: compute when a kernel gave up waiting for an answer.
   void require_answered() const;
 
+  // Seconds since the last call of this: waiting for the GPU to hand over, and computing experts; and how many
+  // hand-overs were answered.
+  struct Times {
+    double waiting_s = 0, computing_s = 0;
+    std::int64_t answers = 0;
+  };
+  Times take_times() { return std::exchange(times_, {}); }
+
   // Bytes of experts' weights per second that the expert code alone reaches on one row a call, layer after layer
   // with varying experts, over `repeats` rounds of all tables.
   double rate(std::span<const ExpertTable* const> tables, cpu::Rounding rounding, int repeats);
@@ -62,6 +70,7 @@ class HostExperts {
   Pinned pinned_;
   std::uint64_t rows_at_ = 0, ids_at_ = 0, out_at_ = 0;
   std::uint64_t served_ = 0;
+  Times times_;
 };
 
 }  // namespace fathom::cuda

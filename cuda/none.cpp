@@ -25,5 +25,6 @@ std::vector<StageTime> stage_times(Forward&, std::int32_t, int) { refuse(); }
 double decode_time(Forward&, std::int32_t, int) { refuse(); }
 ExpertUse expert_use(Forward&, std::int32_t, int) { refuse(); }
 double host_expert_rate(Forward&, int) { refuse(); }
+HostTimes take_host_times(Forward&) { refuse(); }
 
 }  // namespace fathom::cuda

@@ -12,13 +12,14 @@
 #include "src/base/checked.h"
 #include "src/base/error.h"
 #include "src/base/faults.h"
+#include "src/base/populate.h"
 #include "src/engine/gpu_placement.h"
 
 namespace fathom::cuda {
 namespace {
 
-constexpr std::uint64_t kPiece = std::uint64_t{8} << 20;
-constexpr int kMostThreads = 8;
+constexpr std::uint64_t kPiece = std::uint64_t{4} << 20;
+constexpr int kMostThreads = 16;
 
 // A run of rows of one matrix, or the scales of one.
 struct Piece {
@@ -47,6 +48,7 @@ void pack_rows(const Piece& p, std::byte* out) {
   const Linear& l = p.linear;
   const auto used = static_cast<std::uint64_t>(l.cols) * static_cast<std::uint64_t>(l.format.bits) / 8;
   const std::byte* from = l.data + p.begin * l.row_bytes;
+  populate({from, static_cast<std::size_t>((p.end - p.begin - 1) * l.row_bytes) + used});
   if (l.format.decode == Decode::f16) {
     std::memset(out, 0, p.bytes());
     for (std::int64_t r = p.begin; r < p.end; ++r, out += p.row_bytes, from += l.row_bytes)
@@ -378,7 +380,7 @@ std::optional<Code> common_code(const DeviceWeights& w) {
   const auto look_at = [&](const DeviceLayer& l) {
     for (const Matrix* m : {&l.q_a_proj, &l.q_proj, &l.kv_a_proj, &l.o_proj}) look(*m);
     for (const DeviceMlp* m : {&l.dense, &l.shared, &l.expert}) look(m->gate), look(m->up), look(m->down);
-    good = good && (l.expert_count == 0 || l.expert_bytes > 0);
+    good = good && (l.experts == nullptr || l.expert_bytes > 0);
   };
   for (const DeviceLayer& l : w.layers) look_at(l);
   for (const DeviceMtp& m : w.mtp) look_at(m.layer);

@@ -47,16 +47,25 @@ std::int64_t bytes_at(const Subject& s, std::int32_t context) {
   return bytes_read_per_token(s.weights, c) + std::int64_t{context} * c.num_hidden_layers * c.kv_row() * element;
 }
 
-// Seconds per token behind what the timeline holds.
-double decode_seconds(Timeline& timeline, std::int32_t context, int vocab) {
+// Decodes behind what the timeline holds. Tokens are drawn as run draws them, but what follows is prescribed, so that
+// ids vary.
+void decode(Timeline& timeline, const Subject& s, BenchDepth& d) {
+  const int vocab = s.forward.config().vocab_size;
   auto begin = Clock::now();
   for (int i = 0;; ++i) {
     stop_if_asked();
-    if (i == kWarmup) begin = Clock::now();
+    if (i == kWarmup) {
+      begin = Clock::now();
+      if (s.host_experts) (void)cuda::take_host_times(s.forward);
+    }
     const int timed = i - kWarmup;
-    if (timed >= kMostTokens || (timed >= kLeastTokens && seconds_since(begin) > kDecodeSeconds))
-      return seconds_since(begin) / timed;
-    timeline.append(id_at(context + i, vocab));
+    if (timed >= kMostTokens || (timed >= kLeastTokens && seconds_since(begin) > kDecodeSeconds)) {
+      d.decode_s = seconds_since(begin) / timed;
+      if (s.host_experts) d.host_s = cuda::take_host_times(s.forward).computing_s / timed;
+      return;
+    }
+    timeline.append_to_draw(id_at(d.context + i, vocab));
+    (void)timeline.draw({.temperature = 0}, vocab, timeline.ids(), std::nullopt);
   }
 }
 
@@ -81,7 +90,7 @@ std::vector<BenchDepth> measure_depths(App& app, const Subject& s) {
     prefill_s += seconds_since(begin);
     BenchDepth d{.context = context, .bytes = bytes_at(s, context)};
     d.prefill_s = prefill_s * context / prefilled;
-    d.decode_s = decode_seconds(timeline, context, vocab);
+    decode(timeline, s, d);
     depths.push_back(d);
   }
   app.terminal.progress("");

@@ -51,7 +51,9 @@ std::string bench_text(const BenchReport& r) {
     out += fmt::format("{:>8} {:>14.1f} {:>14.2f} {:>10.3f} {:>10.1f} {:>10.1f} {:>8.1f} %", d.context, prefill_tps(d),
                        decode_tps(d), d.decode_s * 1e3, static_cast<double>(d.bytes) / 1e6, rate(d) / 1e9,
                        100 * r.least_seconds(d) * decode_tps(d));
-    if (r.host) out += fmt::format(" {:>8.1f} %", 100 * r.least_seconds_by_memory(d) * decode_tps(d));
+    if (r.host)
+      out += fmt::format(" {:>8.1f} %   ({:.3f} ms on experts in host memory)", 100 * r.least_seconds_by_memory(d) * decode_tps(d),
+                         d.host_s * 1e3);
     out += '\n';
   }
   if (!r.stages.empty()) {
@@ -87,7 +89,10 @@ std::string bench_json(const BenchReport& r) {
                    {"bytes_per_token", count(d.bytes)},
                    {"decode_gb_per_s", number(rate(d) / 1e9)},
                    {"roofline_share", number(r.least_seconds(d) * decode_tps(d))}};
-    if (r.host) o.emplace_back("roofline_share_by_memory", number(r.least_seconds_by_memory(d) * decode_tps(d)));
+    if (r.host) {
+      o.emplace_back("roofline_share_by_memory", number(r.least_seconds_by_memory(d) * decode_tps(d)));
+      o.emplace_back("host_ms", number(d.host_s * 1e3));
+    }
     depths.emplace_back(std::move(o));
   }
   for (const BenchStage& s : r.stages)

@@ -14,6 +14,7 @@ struct BenchDepth {
   double prefill_s = 0;       // of all of them, from an empty cache
   double decode_s = 0;        // per token
   std::int64_t bytes = 0;     // that one token at this depth must read: weights and cached rows
+  double host_s = 0;          // of decode_s, spent on computing experts in host memory
 };
 
 // Experts that stay in host memory beside a GPU.

@@ -33,6 +33,7 @@ json::Value rate(std::optional<double> v) { return v ? json::Value(std::round(*v
 
 std::optional<double> PlanReport::most_tokens_per_s(std::int32_t positions) const {
   if (!fits() || from_disk || context == 0) return std::nullopt;
+  if (predicted_decode) return predicted_decode;
   const double cache = static_cast<double>(cache_bytes) / context * positions;
   return read_bytes_per_s / (static_cast<double>(bytes_per_token) + cache);
 }
@@ -44,6 +45,7 @@ PlanReport plan_here(App& app, const ResolvedModel& model) {
   try {
     const auto engine = Engine::load(model.files, options);
     r.backend = std::string(engine->backend());
+    r.predicted_decode = engine->predicted_decode();
     r.context = engine->context();
     r.weights_bytes = static_cast<std::uint64_t>(engine->weights().bytes_total);
     r.bytes_per_token = static_cast<std::uint64_t>(engine->weights().bytes_per_token);

@@ -20,6 +20,7 @@ struct PlanReport {
   std::optional<std::uint64_t> available_bytes;
   double read_bytes_per_s = 0;  // measured now, of the memory that holds the weights
   bool from_disk = false;       // the weights exceed the memory: mapped pages are read again and again
+  std::optional<double> predicted_decode;  // tok/s with experts in host memory beside a GPU
   bool fits() const { return why.empty(); }
   // Tokens per second that reading the weights once and `positions` of the cache allows at most; nothing when a disk
   // decides.

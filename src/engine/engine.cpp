@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <future>
 
 #include "cuda/device.h"
 #include "src/base/error.h"
@@ -82,6 +83,8 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
   };
   // The config first: a model of another family is refused by name, not by its tensors.
   Config config = read_config(files);
+  // A driver takes a third of a second to wake up; meanwhile the files are read.
+  std::future<std::optional<cuda::DeviceInfo>> device = std::async([&] { return choose_gpu(options); });
   const bool mmap = options.mmap.value_or(!files.on_disk() || !on_network_file_system(files.label()));
   const auto counted = [&](std::string_view phase) {
     return [&, phase](std::uint64_t done, std::uint64_t total) {
@@ -105,7 +108,7 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
     engine->notes_.push_back(fmt::format("{} tensors are not used, the first is {}", unknown.size(), unknown.front()));
   say("reading the tokenizer");
   engine->load_text(options);
-  engine->plan(options);
+  engine->plan(options, device.get());
   engine->exchange_ = std::make_unique<Exchange>();
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return engine;
@@ -162,8 +165,8 @@ const ChatTemplate& Engine::chat_template() const {
   throw *no_template_;
 }
 
-void Engine::plan(const EngineOptions& options) {
-  if (const auto device = choose_gpu(options)) return plan_gpu(options, *device);
+void Engine::plan(const EngineOptions& options, const std::optional<cuda::DeviceInfo>& device) {
+  if (device) return plan_gpu(options, *device);
   require_no_gpu_wanted(options);
   numerics_ = cpu_numerics(options);
   plan_ = plan_cpu(config_, options.cache, options.context, available_memory());
@@ -176,7 +179,8 @@ void Engine::plan_gpu(const EngineOptions& options, const cuda::DeviceInfo& devi
   host_experts_ = placement.host_experts > 0;
   gpu_plan_ = fmt::format("{}: {}", device.name, placement.text());
   if (host_experts_) {
-    gpu_plan_ += fmt::format(", at most {:.1f} tok/s", predict_decode(config_, weights_, device, *threads_));
+    predicted_decode_ = predict_decode(config_, weights_, device, *threads_);
+    gpu_plan_ += fmt::format(", at most {:.1f} tok/s", *predicted_decode_);
     const auto memory = available_memory();
     if (memory && *memory < placement.host_experts)
       gpu_plan_ += fmt::format(" once in memory, which has {:.1f} GiB for them: the rest is read from disk",

@@ -94,6 +94,8 @@ class Engine {
   const CpuPlan& plan() const { return plan_; }
   // On a GPU: whether the routed experts stay in host memory.
   bool experts_on_host() const { return host_experts_; }
+  // With experts in host memory: tokens per second that the plan can reach at most (predict_decode).
+  const std::optional<double>& predicted_decode() const { return predicted_decode_; }
   // "cpu" or "cuda": where it runs.
   std::string_view backend() const { return gpu_ ? "cuda" : "cpu"; }
   // On a GPU, what of its memory goes where: "NVIDIA H100 80GB HBM3: weights 15.73 GiB + ..."; empty on the CPU.
@@ -112,7 +114,7 @@ class Engine {
  private:
   explicit Engine(Checkpoint checkpoint);
   void load_text(const EngineOptions& options);
-  void plan(const EngineOptions& options);
+  void plan(const EngineOptions& options, const std::optional<cuda::DeviceInfo>& device);
   void plan_gpu(const EngineOptions& options, const cuda::DeviceInfo& device);
   void check_same_model() const;
 
@@ -129,6 +131,7 @@ class Engine {
   CpuPlan plan_;
   std::optional<int> gpu_;  // ordinal
   bool host_experts_ = false;
+  std::optional<double> predicted_decode_;
   std::string gpu_plan_;
   std::vector<std::string> notes_;
   double load_seconds_ = 0;
