@@ -203,9 +203,22 @@ __global__ void __launch_bounds__(1024) sort_kernel(const __grid_constant__ Tile
   wait_for_previous();
   for (int e = threadIdx.x; e < p.experts; e += blockDim.x) count[e] = 0;
   __syncthreads();  // counts are zero
-  const auto expert = [&](int i) { return min(max(p.ids[i], 0), p.experts - 1); };
-#pragma unroll 8
-  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) atomicAdd(&count[expert(i)], 1);
+  // Eight experts of this thread at a time, all on their way together; -1 beyond the end.
+  constexpr int kAhead = 8;
+  const auto each = [&](auto&& body) {
+    for (int first = threadIdx.x; first < p.pairs; first += kAhead * blockDim.x) {
+      int expert[kAhead];
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const int i = first + j * blockDim.x;
+        expert[j] = i < p.pairs ? min(max(p.ids[i], 0), p.experts - 1) : -1;
+      }
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j)
+        if (expert[j] >= 0) body(first + j * static_cast<int>(blockDim.x), expert[j]);
+    }
+  };
+  each([&](int, int e) { atomicAdd(&count[e], 1); });
   __syncthreads();  // counts are complete
   for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
     int rows = 0, tiles = 0;
@@ -225,11 +238,7 @@ __global__ void __launch_bounds__(1024) sort_kernel(const __grid_constant__ Tile
   }
   __syncthreads();  // beginnings are visible, and every count was read
   // The order within an expert is arbitrary: no result depends on a row's place in its tile.
-#pragma unroll 8
-  for (int i = threadIdx.x; i < p.pairs; i += blockDim.x) {
-    const int e = expert(i);
-    p.sorted[begin[e] + atomicSub(&rows_of[e], 1) - 1] = i;
-  }
+  each([&](int i, int e) { p.sorted[begin[e] + atomicSub(&rows_of[e], 1) - 1] = i; });
 }
 
 }  // namespace

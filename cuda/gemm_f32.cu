@@ -3,27 +3,34 @@
 //   4,096 rows by 64 experts, 2048 columns: 1.1 GFLOP; shared memory feeds three 32-lane reads per eight
 //   multiply-adds, so about 28 us
 //
-// A block computes 32 rows by 64 weight rows, 32 columns of K at a time; a thread 2 by 4 of them. A result is
-// summed over each 32 columns in order, then over those sums in order: it depends on no other row.
+// A block computes 32 rows by 64 weight rows; two groups of 256 threads take turns at 32 columns of K, a
+// thread of each sums 2 by 4 results: over 32 columns in order, over its group's turns in order, then over
+// the groups. A result depends on no other row.
 //
-//   shared memory: a [32 columns][34 rows], w [32 columns][68 weight rows]; the paddings spread the banks
+//   shared memory, per group: a [32 columns][34 rows], w [32 columns][68 weight rows]; the paddings spread
+//   the banks
 #include "cuda/kernel.cuh"
 
 namespace fathom::cuda {
 namespace {
 
 constexpr int kRows = 32, kWeightRows = 64, kDepth = 32, kRowPitch = kRows + 2,
-              kWeightPitch = kWeightRows + 4;
+              kWeightPitch = kWeightRows + 4, kGroups = 2;
 
 template <Code C>
-__global__ void __launch_bounds__(kThreads) gemm_f32_kernel(const __grid_constant__ GemmF32Params p) {
-  __shared__ __align__(16) float a_tile[kDepth * kRowPitch], w_tile[kDepth * kWeightPitch];
+__global__ void __launch_bounds__(kThreads* kGroups)
+    gemm_f32_kernel(const __grid_constant__ GemmF32Params p) {
+  __shared__ __align__(16) float a_tiles[kGroups][kDepth * kRowPitch],
+      w_tiles[kGroups][kDepth * kWeightPitch];
   let_next_start();
   wait_for_previous();
   const int first_row = static_cast<int>(blockIdx.y) * kRows,
             first_n = static_cast<int>(blockIdx.x) * kWeightRows;
-  const int load_row = threadIdx.x / 8, load_column = threadIdx.x % 8 * 4;
-  const int load_n = threadIdx.x / 4, load_k = threadIdx.x % 4 * 8;
+  const int group = threadIdx.x / kThreads, thread = threadIdx.x % kThreads;
+  float* const a_tile = a_tiles[group];
+  float* const w_tile = w_tiles[group];
+  const int load_row = thread / 8, load_column = thread % 8 * 4;
+  const int load_n = thread / 4, load_k = thread % 4 * 8;
   const float* const a = p.x + min(first_row + load_row, p.rows - 1) * p.stride;
   const std::byte* const w =
       p.w.codes + static_cast<std::int64_t>(min(first_n + load_n, p.w.rows - 1)) * p.w.row_bytes;
@@ -37,10 +44,10 @@ __global__ void __launch_bounds__(kThreads) gemm_f32_kernel(const __grid_constan
       next_w[i] = byte < p.w.row_bytes ? load_weights(w + byte) : make_uint4(0, 0, 0, 0);
     }
   };
-  const int m = threadIdx.x / 16 * 2, n = threadIdx.x % 16 * 4;
+  const int m = thread / 16 * 2, n = thread % 16 * 4;
   float total[2][4] = {};
-  load(0);
-  for (int k0 = 0; k0 < p.w.cols; k0 += kDepth) {
+  load(group * kDepth);
+  for (int k0 = 0; k0 < p.w.cols; k0 += kGroups * kDepth) {
     __syncthreads();  // the last columns were read
     a_tile[(load_column + 0) * kRowPitch + load_row] = next_a.x;
     a_tile[(load_column + 1) * kRowPitch + load_row] = next_a.y;
@@ -55,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) gemm_f32_kernel(const __grid_constan
       for (int j = 0; j < V; ++j) w_tile[(load_k + V * i + j) * kWeightPitch + load_n] = values[j];
     }
     __syncthreads();  // 32 columns are there
-    if (k0 + kDepth < p.w.cols) load(k0 + kDepth);
+    if (k0 + kGroups * kDepth < p.w.cols) load(k0 + (kGroups + group) * kDepth);
     float part[2][4] = {};
 #pragma unroll
     for (int k = 0; k < kDepth; ++k) {
@@ -71,12 +78,20 @@ __global__ void __launch_bounds__(kThreads) gemm_f32_kernel(const __grid_constan
 #pragma unroll
       for (int j = 0; j < 4; ++j) total[i][j] = __fadd_rn(total[i][j], part[i][j]);
   }
+  __syncthreads();  // the last columns were read: the tiles hold the second group's sums now
+  float* const other = w_tiles[0];
+  if (group == 1)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) other[i * kThreads + thread] = total[i / 4][i % 4];
+  __syncthreads();  // they are there
+  if (group == 1) return;
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       if (first_row + m + i < p.rows && first_n + n + j < p.w.rows)
-        p.out[(first_row + m + i) * p.out_stride + first_n + n + j] = total[i][j];
+        p.out[(first_row + m + i) * p.out_stride + first_n + n + j] =
+            __fadd_rn(total[i][j], other[(i * 4 + j) * kThreads + thread]);
 }
 
 }  // namespace
@@ -84,8 +99,9 @@ __global__ void __launch_bounds__(kThreads) gemm_f32_kernel(const __grid_constan
 void gemm_f32(const Launch& on, const GemmF32Params& p) {
   if (p.rows == 0) return;
   const dim3 grid((p.w.rows + kWeightRows - 1) / kWeightRows, (p.rows + kRows - 1) / kRows);
-  if (p.w.code == Code::bf16) return launch_kernel(on, gemm_f32_kernel<Code::bf16>, grid, kThreads, 0, p);
-  launch_kernel(on, gemm_f32_kernel<Code::f32>, grid, kThreads, 0, p);
+  constexpr int kAll = kThreads * kGroups;
+  if (p.w.code == Code::bf16) return launch_kernel(on, gemm_f32_kernel<Code::bf16>, grid, kAll, 0, p);
+  launch_kernel(on, gemm_f32_kernel<Code::f32>, grid, kAll, 0, p);
 }
 
 }  // namespace fathom::cuda

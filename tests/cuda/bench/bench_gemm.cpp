@@ -1,6 +1,7 @@
 // Our Hopper GEMMs beside cuBLASLt's block-scaled FP8 GEMM (and its BF16 GEMM) in one process.
 //
-//   bench_gemm [fp8] [bf16] [grouped] [tiles]     tiles: every tile of ours, not only the chosen one
+//   bench_gemm [fp8] [bf16] [grouped] [sustained] [tiles]     tiles: every tile of ours, not only the chosen
+//   one
 //
 // One timing method for both: a CUDA graph of launches that rotate over copies of all inputs and outputs (at
 // least 200 MB together, where one is small), replayed after a warm-up and after 10 ms of rest, since the
@@ -129,6 +130,20 @@ class Replay {
   void measure() {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
     for (int i = 0; i < 3; ++i) times_.push_back(run());
+  }
+  // Runs for a while without rest; the mean of the last half of it.
+  double sustain(double seconds) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto since = [&] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    double sum = 0;
+    int count = 0;
+    while (since() < seconds) {
+      const double us = run();
+      if (since() > seconds / 2) sum += us, ++count;
+    }
+    return sum / std::max(count, 1);
   }
   double median() {
     std::sort(times_.begin(), times_.end());
@@ -348,6 +363,22 @@ void bench_dense(Bench& b, bool fp8, bool all_tiles) {
              std::exp(log_sum / count), worst);
 }
 
+// What full load for a second leaves of the chip's clock (watch nvidia-smi beside it).
+void bench_sustained(Bench& b) {
+  for (const Shape& s : {Shape{"V3 o", 7168, 16384}, Shape{"V3 dense", 36864, 7168}}) {
+    const Problems all = make_problems(b, 4096, s.n, s.k, true);
+    Library lib(b, all);
+    Replay theirs(b, 4, [&](std::size_t i) { lib.run(i); });
+    Replay ours_256(b, 4, [&](std::size_t i) { ours(b, all, i, GemmTile::rows128_columns256); });
+    Replay ours_128(b, 4, [&](std::size_t i) { ours(b, all, i, GemmTile::rows128_columns128); });
+    for (auto [who, run] :
+         {std::pair{"cuBLASLt", &theirs}, {"128x256 pair", &ours_256}, {"128x128 pair", &ours_128}})
+      fmt::print("  {:10} {:13} {:6.0f} TFLOP/s after a second of full load\n", s.name, who,
+                 2.0 * 4096 * s.n * s.k / run->sustain(1.0) * 1e-6);
+    std::fflush(stdout);
+  }
+}
+
 // Gate and up, then down, of experts with the same number of rows each.
 void bench_grouped(Bench& b) {
   struct Case {
@@ -453,6 +484,7 @@ int main(int argc, char** argv) {
       const std::string what = argv[i];
       if (what == "fp8" || what == "bf16") bench_dense(b, what == "fp8", tiles);
       if (what == "grouped") bench_grouped(b);
+      if (what == "sustained") bench_sustained(b);
     }
   } catch (const Error& e) {
     fmt::print(stderr, "{}\n{}\n", e.what(), e.remedy());
