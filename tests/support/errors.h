@@ -7,11 +7,14 @@
 
 namespace fathom::test {
 
-struct Outcome {
+// Not the Outcome of subprocess.h, which another file of the same program may use: two types of one name would share
+// their inline functions.
+struct ErrorOutcome {
   Exit code = Exit::ok;
   std::string message, remedy, file;
   bool says(const std::string& fragment) const { return message.find(fragment) != std::string::npos; }
 };
+using Outcome = ErrorOutcome;
 
 // Runs body and returns the fathom::Error it throws, or {Exit::ok} if it returns.
 template <typename Body>
