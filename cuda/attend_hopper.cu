@@ -1,8 +1,8 @@
 // Split-KV attention over a BF16 latent cache on Hopper: keys by the copy engine, products by wgmma.
 //
 //   A key is 512 + 64 BF16 values, 1,152 bytes, shared by all heads. Floor at 3.08 TB/s: 4k / 32k / 128k keys
-//   1.5 / 12.2 / 49 us; measured, 16 heads, 4.8 / 17.9 / 54.7. 128 heads: 36.5 GFLOP at 128k, 40 us of tensor
-//   cores; measured 13.1 / 35.4 / 82.0.
+//   1.5 / 12.2 / 49 us; measured, 16 heads, 4.7 / 17.8 / 54.6. 128 heads: 36.5 GFLOP at 128k, 40 us of tensor
+//   cores; measured 11.5 / 33.7 / 80.0.
 //
 // A block takes one row, N heads (16, 32 or 64) and one split of the row's keys, in tiles of 64 keys. Both
 // products are transposed, so that the heads of a small model fill the instruction's N, not its fixed M of
@@ -12,10 +12,10 @@
 //   O^T (512 latent, N heads) += V^T (512, 64) P^T (64, N)      the same tile, M along the latent columns
 //
 // One warp loads; G warpgroups work. A round is G tiles: warpgroup g scores tile g of the round, then adds
-// both tiles to its 512 / G latent columns. Softmax is relative to a reference that starts as the first
-// round's maximum and is raised only when a score exceeds it by 2^kSlack, so that a round usually exchanges
-// one bit and no maxima: probabilities are BF16 and sums FP32, whose relative precision does not depend on
-// the reference.
+// both tiles to its 512 / G latent columns. Softmax is relative to a reference that starts as the maximum
+// over the first 16 keys and is raised only when a score exceeds it by 2^kSlack, so that a round usually
+// exchanges one bit and no maxima: probabilities are BF16 and sums FP32, whose relative precision does not
+// depend on the reference.
 //
 //   shared memory   keys [2 stages][9 boxes][64 keys][64 columns]   q [9 boxes][N heads][64 columns]
 //                   A tile's last box (rope columns) is dead once scored and then holds P [N heads][64 keys].
@@ -101,6 +101,12 @@ __device__ __forceinline__ void stmatrix_transposed(std::uint32_t to, const std:
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(r[0]),
                "r"(r[1]), "r"(r[2]), "r"(r[3])
                : "memory");
+}
+// 2^x, 2 units in the last place; 0 below 2^-126.
+__device__ __forceinline__ float power_of_2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
@@ -228,6 +234,23 @@ __device__ __forceinline__ void clear_keys(unsigned char* tile, int from) {
   publish_to_async();
 }
 
+// The largest of a warp's scores of each head: to (8 kPairs) floats in the order of the heads.
+template <int kPairs>
+__device__ __forceinline__ void write_maxima(const float (&z)[4 * kPairs], float* to) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    float m[2];
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      m[e] = fmaxf(z[4 * j + e], z[4 * j + 2 + e]);
+#pragma unroll
+      for (int offset = 4; offset < 32; offset *= 2) m[e] = fmaxf(m[e], __shfl_xor_sync(~0u, m[e], offset));
+    }
+    if (lane < 4) *reinterpret_cast<float2*>(to + 8 * j + lane * 2) = make_float2(m[0], m[1]);
+  }
+}
+
 template <int N, int G>
 __device__ __forceinline__ void work(const Block& b, const AttendParams& p, int group, std::int64_t slot) {
   constexpr int kWorkers = Layout<N, G>::kWorkers;
@@ -273,35 +296,33 @@ __device__ __forceinline__ void work(const Block& b, const AttendParams& p, int 
     }
     // Scores in units of log 2; -inf beyond the end.
     float z[kRegisters];
-    bool exceeds = false, broken = false;
+    bool broken = false;
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
       float s = score[0][i];
 #pragma unroll
       for (int c = 1; c < kChains; ++c) s = __fadd_rn(s, score[c][i]);
-      const int key = warp % 4 * 16 + lane / 4 + i % 4 / 2 * 8;
-      const bool inside = key < valid;  // never without a tile
+      const bool inside = warp % 4 * 16 + lane / 4 + i % 4 / 2 * 8 < valid;  // never without a tile
       broken |= mine && !inside && !(fabsf(s) <= FLT_MAX);
       z[i] = inside ? s * scale : -INFINITY;
-      exceeds |= z[i] > reference[i / 4][i % 2] + kSlack;
     }
-    // Behind this barrier all warps have scored: the rope box may be overwritten.
-    bool clear = false;
-    if (round == 0 || any_worker<kWorkers>(exceeds)) {
+    // The first reference is the maximum over the first warp's keys: sixteen are enough to be near.
+    if (round == 0) {
+      if (warp == 0) write_maxima<kPairs>(z, b.exchange);
+      sync_workers<kWorkers>();  // the references are visible
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
-        float m[2];
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          m[e] = fmaxf(z[4 * j + e], z[4 * j + 2 + e]);
-#pragma unroll
-          for (int offset = 4; offset < 32; offset *= 2)
-            m[e] = fmaxf(m[e], __shfl_xor_sync(~0u, m[e], offset));
-        }
-        if (lane < 4)
-          *reinterpret_cast<float2*>(b.exchange + warp * N + 8 * j + lane * 2) = make_float2(m[0], m[1]);
+        const float2 m = *reinterpret_cast<const float2*>(b.exchange + 8 * j + lane % 4 * 2);
+        reference[j][0] = m.x, reference[j][1] = m.y;
       }
-      clear = any_worker<kWorkers>(broken);  // maxima of all warps are visible
+    }
+    bool exceeds = false;
+#pragma unroll
+    for (int i = 0; i < kRegisters; ++i) exceeds |= z[i] > reference[i / 4][i % 2] + kSlack;
+    // Behind this barrier all warps have scored: the rope box may be overwritten.
+    if (any_worker<kWorkers>(exceeds)) {
+      write_maxima<kPairs>(z, b.exchange + warp * N);
+      sync_workers<kWorkers>();  // maxima of all warps are visible
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
         float m[2] = {reference[j][0], reference[j][1]};
@@ -312,7 +333,7 @@ __device__ __forceinline__ void work(const Block& b, const AttendParams& p, int 
         }
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const float correction = round == 0 ? 0.0f : exp2f(reference[j][e] - m[e]);
+          const float correction = power_of_2(reference[j][e] - m[e]);
           reference[j][e] = m[e];
           sum[j][e] *= correction;
 #pragma unroll
@@ -320,9 +341,10 @@ __device__ __forceinline__ void work(const Block& b, const AttendParams& p, int 
             out[i][4 * j + e] *= correction, out[i][4 * j + 2 + e] *= correction;
         }
       }
-    } else if (round * G + G >= b.tiles) {
-      clear = any_worker<kWorkers>(broken);  // only the last tile of all can be cut short
     }
+    // Only the last tile of all can be cut short.
+    const bool clear =
+        round * G + G >= b.tiles && (b.end - b.begin) % kTile != 0 && any_worker<kWorkers>(broken);
     if (clear && mine && valid < kTile) clear_keys(b.tile(stage), valid);
     if (mine) {
       const int row = lane % 8 + lane / 16 * 8;  // of the stored matrix: a head
@@ -336,7 +358,8 @@ __device__ __forceinline__ void work(const Block& b, const AttendParams& p, int 
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int at = 4 * j + 2 * i;
-          r[i] = pack_bf16(exp2f(z[at] - reference[at / 4][0]), exp2f(z[at + 1] - reference[at / 4][1]));
+          r[i] = pack_bf16(power_of_2(z[at] - reference[at / 4][0]),
+                           power_of_2(z[at + 1] - reference[at / 4][1]));
           sum[at / 4][0] = __fadd_rn(sum[at / 4][0], __uint_as_float(r[i] << 16));
           sum[at / 4][1] = __fadd_rn(sum[at / 4][1], __uint_as_float(r[i] & 0xffff0000u));
         }
