@@ -35,8 +35,6 @@ constexpr int kTileBytes = kBoxes * kBoxBytes;
 constexpr int kStages = 2;
 constexpr int kPieces = 3;  // of a tile that arrive one by one
 constexpr int kOutRow = kLatent + 4;
-constexpr float kSlack = 16;
-constexpr float kLog2e = 1.4426950408889634f;
 
 struct HopperParams {
   AttendParams p;
@@ -57,6 +55,8 @@ struct Layout {
 
 #ifdef FATHOM_HOPPER
 
+constexpr float kSlack = 16;  // a score may exceed the reference by this power of 2
+constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kWorkerBarrier = 1;  // of the hardware barriers; 0 is __syncthreads
 
 template <int kThreads>
