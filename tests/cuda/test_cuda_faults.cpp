@@ -25,6 +25,7 @@ using namespace fathom;
 namespace {
 
 constexpr const char* kFault = "FATHOM_CUDA_FAULT";  // "cuda 17": which site, which call
+constexpr long kUploadingThreads = 16;               // at most, of a load: cuda/weights.cpp
 
 bool gpu_present() {
   std::string why;
@@ -114,7 +115,11 @@ void every_fault(const char* site, Exit expected, long samples) {
     }
     CHECK(e.code == static_cast<int>(expected));
     CHECK_FALSE(e.message.empty());
-    if (expected == Exit::compute) CHECK(e.seen == n);  // no CUDA call was asked for after the lost one
+    if (expected == Exit::compute) {
+      // Nobody begins a CUDA call after the lost one; each of the other uploading threads may be in one.
+      CHECK(e.seen >= n);
+      CHECK(e.seen < n + kUploadingThreads);
+    }
   }
   MESSAGE(site << ": " << sound.seen << " calls, " << calls.size() << " faults injected");
 }
