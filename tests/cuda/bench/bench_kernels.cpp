@@ -176,7 +176,7 @@ void bench_shape(const std::string& argument) {
 // the former alone.
 void bench_prompt(const std::string& name, std::vector<int> lengths) {
   const bool all = lengths.empty();
-  if (all) lengths = {64, 512, 512, 4096, 4096, 4096};
+  if (all) lengths = {64, 512, 512, 4096, 4096, 4096, 32768};
   const Config config = config_of(name);
   for (const bool fp8 : {true, false}) {
     if (!fp8 && !all) break;
@@ -184,7 +184,7 @@ void bench_prompt(const std::string& name, std::vector<int> lengths) {
     const ActivationType activations = fp8 ? ActivationType::fp8 : ActivationType::bf16;
     ForwardOptions o;
     o.numerics = {CacheType::bf16, activations, ActivationType::bf16};
-    o.capacity = 4096 + 64;
+    o.capacity = *std::max_element(lengths.begin(), lengths.end()) + 64;
     o.random_weights = 1;
     const auto forward = make_forward(config, weights, o);
     for (int length : lengths) {
