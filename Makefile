@@ -77,7 +77,7 @@ endif
 LIB_OBJ := $(LIB_SRC:%.cpp=$(BUILD)/%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o) $(EMBED_OBJ)
 TEST_OBJ := $(TEST_SRC:%.cpp=$(BUILD)/%.o)
 
-.PHONY: bench-kernels all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-program coverage
+.PHONY: bench-kernels bench-gemm all demo test test-cuda check format bench ptxas clean install help fuzz fuzz-program coverage
 .DELETE_ON_ERROR:
 all: fathom
 
@@ -153,6 +153,9 @@ format:
 
 bench: fathom
 	./fathom bench
+
+bench-kernels: $(BUILD)/tests/bench_kernels
+bench-gemm: $(BUILD)/tests/bench_gemm
 
 # Registers, shared memory and spills of every kernel.
 ptxas:

@@ -64,9 +64,9 @@ struct Bounds {
                    // about 1e-4 of the values for BF16 (2^-9 each), more and coarser for e4m3
   double product;  // the same where nothing is rounded on the way from the inputs fed to the product: codes
                    // of equal inputs are equal but for ties of normed values
-  double attend;  // BF16 cache: q' and probabilities are BF16 on the GPU, 2^-9 each, averaged over columns
-                  // and keys
-  double ffn;     // prompt rows on tensor cores: expert_out is BF16, 2^-9
+  double attend;   // BF16 cache: q' and probabilities are BF16 on the GPU, 2^-9 each, averaged over columns
+                   // and keys
+  double ffn;      // prompt rows on tensor cores: expert_out is BF16, 2^-9
 };
 Bounds bounds(const Numerics& n, Role role) {
   const ActivationType a = role == Role::prompt ? n.prompt_activations : n.generated_activations;
