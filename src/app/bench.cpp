@@ -51,6 +51,7 @@ std::int64_t bytes_at(const Subject& s, std::int32_t context) {
 // ids vary.
 void decode(Timeline& timeline, const Subject& s, BenchDepth& d) {
   const int vocab = s.forward.config().vocab_size;
+  const int most = std::min(kMostTokens, s.forward.capacity() - d.context - kWarmup);
   auto begin = Clock::now();
   for (int i = 0;; ++i) {
     stop_if_asked();
@@ -59,7 +60,7 @@ void decode(Timeline& timeline, const Subject& s, BenchDepth& d) {
       if (s.host_experts) (void)cuda::take_host_times(s.forward);
     }
     const int timed = i - kWarmup;
-    if (timed >= kMostTokens || (timed >= kLeastTokens && seconds_since(begin) > kDecodeSeconds)) {
+    if (timed >= most || (timed >= kLeastTokens && seconds_since(begin) > kDecodeSeconds)) {
       d.decode_s = seconds_since(begin) / timed;
       if (s.host_experts) d.host_s = cuda::take_host_times(s.forward).computing_s / timed;
       return;
@@ -77,8 +78,7 @@ std::vector<BenchDepth> measure_depths(App& app, const Subject& s) {
   std::vector<std::int32_t> ids;
   double prefill_s = 0, prefilled = 0;
   for (std::int32_t context : s.gpu ? std::span<const std::int32_t>(kGpuDepths) : std::span<const std::int32_t>(kCpuDepths)) {
-    if (context + kMostTokens + kWarmup > s.forward.capacity() && !(depths.empty() && context + 40 <= s.forward.capacity()))
-      break;
+    if (context + kLeastTokens + kWarmup > s.forward.capacity()) break;
     app.terminal.progress(fmt::format("prefill and decode at {} tokens", context));
     while (static_cast<std::int32_t>(ids.size()) < context) ids.push_back(id_at(static_cast<std::int64_t>(ids.size()), vocab));
     if (depths.empty() && s.gpu) timeline.sync(ids, [](std::size_t) { stop_if_asked(); });  // first launches load kernels
