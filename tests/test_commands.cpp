@@ -277,6 +277,7 @@ TEST_CASE("commands: models are found in the Hugging Face cache, by revision and
 
 TEST_CASE("commands: bench reports speeds at each depth") {
   const json::Value v = parsed(run({"bench", "-m", "tests/goldens/v3", "--backend", "cpu", "--ctx", "200", "--json"}).out);
+  REQUIRE(v.find("depths") != nullptr);
   REQUIRE(v.find("depths")->as_array().size() == 1);
   CHECK(v.find("depths")->as_array()[0].find("decode_tps")->as_number() > 0);
   CHECK(v.find("read_gb_per_s")->as_number() > 0);

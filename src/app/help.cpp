@@ -123,8 +123,6 @@ constexpr std::string_view kFilesHelp =
     "  $XDG_CONFIG_HOME/fathom/config.toml       defaults and [aliases]\n"
     "  $XDG_STATE_HOME/fathom/history            chat input lines\n"
     "  $XDG_STATE_HOME/fathom/sessions/*.jsonl   conversations, one message per line\n"
-    "  $XDG_CACHE_HOME/fathom/verified           results of `fathom verify --hash`\n"
-    "  $XDG_RUNTIME_DIR/fathom/gpu-N.lock        advisory lock of a GPU\n"
     "A model is a directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer files), or ORG/NAME[@REV]\n"
     "in the Hugging Face cache. fathom never uses the network.\n";
 

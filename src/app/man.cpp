@@ -72,8 +72,7 @@ std::string flag(const OptionRow& row) {
 constexpr std::string_view kFiles =
     ".TP\n$XDG_CONFIG_HOME/fathom/config.toml\nDefaults of flags by their long names, and a table [aliases] of models.\n"
     ".TP\n$XDG_STATE_HOME/fathom/history\nLines typed in chat, the newest 1,000;\na line that begins with a space is not kept.\n"
-    ".TP\n$XDG_STATE_HOME/fathom/sessions/\nConversations, one message per line (JSON).\n"
-    ".TP\n$XDG_CACHE_HOME/fathom/verified\nResults of verify \\-\\-hash.\n";
+    ".TP\n$XDG_STATE_HOME/fathom/sessions/\nConversations, one message per line (JSON).\n";
 
 constexpr std::string_view kExamples =
     ".nf\n"
