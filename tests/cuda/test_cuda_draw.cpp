@@ -1,5 +1,5 @@
-// Tokens drawn on the device against src/engine/sampler.cpp, rows of the cache taken out and put back, and the first
-// bad stage.
+// Tokens drawn on the device against src/engine/sampler.cpp, rows of the cache taken out and put back, and
+// the first bad stage.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -44,8 +44,8 @@ class Sampler {
         logits_(reinterpret_cast<float*>(memory_.take(vocab * 4))),
         scratch_(memory_.take(kSamplingBytes)),
         stream_(cuda::make_stream()) {}
-  cuda::SampleResult draw(std::span<const float> logits, std::int32_t valid, const SamplingParams& s, std::int64_t position,
-                          std::optional<int> logprobs) {
+  cuda::SampleResult draw(std::span<const float> logits, std::int32_t valid, const SamplingParams& s,
+                          std::int64_t position, std::optional<int> logprobs) {
     // On the stream of the kernels, which does not wait for the default one.
     FATHOM_CUDA(
         cudaMemcpyAsync(logits_, logits.data(), logits.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
@@ -105,7 +105,8 @@ TEST_CASE("cuda: tokens drawn on the device are those of the CPU sampler") {
     Sampler device(static_cast<std::size_t>(vocab));
     for (int shape = 0; shape < 5; ++shape) {
       std::vector<float> logits(static_cast<std::size_t>(vocab));
-      // 0: peaked, as a trained model's; 1: flat; 2: ties everywhere; 3: some impossible; 4: equal, both zeros
+      // 0: peaked, as a trained model's; 1: flat; 2: ties everywhere; 3: some impossible; 4: equal, both
+      // zeros
       for (float& l : logits) {
         const float v = normal(random);
         l = shape == 0   ? v * v * v
@@ -125,19 +126,22 @@ TEST_CASE("cuda: tokens drawn on the device are those of the CPU sampler") {
               device.draw(logits, valid, params, position, with ? std::optional<int>(top) : std::nullopt);
           if (r.status == cuda::SampleStatus::undecided) {
             ++undecided;
-            // Left to the host: more ids than candidates, or more alternatives asked for than there are possible ids.
+            // Left to the host: more ids than candidates, or more alternatives asked for than there are
+            // possible ids.
             const auto possible = std::count_if(logits.begin(), logits.begin() + valid, [](float l) {
               return l > -std::numeric_limits<float>::infinity();
             });
-            CHECK_MESSAGE((valid > cuda::kSampleCandidates || (with && top > possible)), "undecided among " << valid);
+            CHECK_MESSAGE((valid > cuda::kSampleCandidates || (with && top > possible)),
+                          "undecided among " << valid);
             continue;
           }
           REQUIRE(r.status == cuda::SampleStatus::drawn);
           ++compared;
           const std::int32_t want = sample(logits, valid, {}, params, position);
-          CHECK_MESSAGE(r.id == want, "vocabulary " << vocab << " shape " << shape << " temperature " << params.temperature
-                                                    << " top_k " << params.top_k << " top_p " << params.top_p << ": "
-                                                    << r.id << " instead of " << want);
+          CHECK_MESSAGE(r.id == want, "vocabulary " << vocab << " shape " << shape << " temperature "
+                                                    << params.temperature << " top_k " << params.top_k
+                                                    << " top_p " << params.top_p << ": " << r.id
+                                                    << " instead of " << want);
           if (!with) continue;
           const double norm = static_cast<double>(r.best) + std::log(r.plain_sum);
           CHECK(std::abs(static_cast<double>(r.logit) - norm - log_probability(logits, valid, want)) < 1e-9);
@@ -182,7 +186,9 @@ TEST_CASE("cuda: nothing is drawn from NaN, +inf or all -inf") {
       for (const SamplingParams& p : some_params())
         CHECK(device.draw(logits, 5000, p, 1, std::nullopt).status == cuda::SampleStatus::bad_logits);
       // Behind the valid ids it does not matter.
-      if (at > 4000) CHECK(device.draw(logits, 4000, some_params()[0], 1, std::nullopt).status == cuda::SampleStatus::drawn);
+      if (at > 4000)
+        CHECK(device.draw(logits, 4000, some_params()[0], 1, std::nullopt).status ==
+              cuda::SampleStatus::drawn);
     }
   const std::vector<float> none(5000, -inf);
   CHECK(device.draw(none, 5000, some_params()[1], 1, std::nullopt).status == cuda::SampleStatus::bad_logits);
@@ -278,7 +284,8 @@ TEST_CASE("cuda: cached rows that are taken out and put back give the same bits"
       const std::byte* stored = rows.data() + (ids.size() + 40) * width;
       bool same = true;
       for (std::size_t i = 0; i < row.size(); ++i)
-        same = same && row[i] == element_as_float(cache == CacheType::f32 ? DType::f32 : DType::bf16, stored, i);
+        same =
+            same && row[i] == element_as_float(cache == CacheType::f32 ? DType::f32 : DType::bf16, stored, i);
       CHECK(same);
     }
 }

@@ -1,8 +1,9 @@
-// Every n-th CUDA call of a load and 16 tokens fails, in a process of its own: a lost device ends it with exit 8 within
-// 5 s and with no further CUDA call; memory that is refused ends it with exit 6, or with the same ids.
+// Every n-th CUDA call of a load and 16 tokens fails, in a process of its own: a lost device ends it with
+// exit 8 within 5 s and with no further CUDA call; memory that is refused ends it with exit 6, or with the
+// same ids.
 //
-// Without a GPU every case says so and passes, unless FATHOM_TEST_CUDA is set: then it fails. FATHOM_FAULTS_ALL=1 tries
-// every n.
+// Without a GPU every case says so and passes, unless FATHOM_TEST_CUDA is set: then it fails.
+// FATHOM_FAULTS_ALL=1 tries every n.
 #include <doctest/doctest.h>
 
 #include <charconv>
@@ -78,8 +79,10 @@ std::map<long, Ending> with_faults(const char* site, const std::vector<long>& ca
   const test::TempDir dir;
   std::string script;
   for (std::size_t i = 0; i < calls.size(); ++i) {
-    script += fmt::format("({}='{} {}' timeout 30 {} --test-case='cuda fault: a child' >{}/{} 2>/dev/null; echo \" $?\" >>{}/{}) & ", kFault, site,
-                          calls[i], test::self_path(), dir.path(), calls[i], dir.path(), calls[i]);
+    script += fmt::format(
+        "({}='{} {}' timeout 30 {} --test-case='cuda fault: a child' >{}/{} 2>/dev/null; echo \" $?\" "
+        ">>{}/{}) & ",
+        kFault, site, calls[i], test::self_path(), dir.path(), calls[i], dir.path(), calls[i]);
     if (i % 8 == 7) script += "wait; ";
   }
   test::Process p;
@@ -93,7 +96,9 @@ std::map<long, Ending> with_faults(const char* site, const std::vector<long>& ca
   for (const long n : calls) {
     const std::string text = read_file(dir.file(std::to_string(n)), 1 << 20);
     const std::size_t at = text.find("ENDING ");
-    out[n] = at == text.npos ? Ending{} : read_ending(std::string_view(text).substr(at + 7, text.find('\n', at) - at - 7));
+    out[n] = at == text.npos
+                 ? Ending{}
+                 : read_ending(std::string_view(text).substr(at + 7, text.find('\n', at) - at - 7));
   }
   return out;
 }

@@ -1,5 +1,5 @@
-// Experts in host memory beside a GPU: the same answers as with experts on the GPU and as the CPU pass, with every
-// format, through graphs, prompts and errors.
+// Experts in host memory beside a GPU: the same answers as with experts on the GPU and as the CPU pass, with
+// every format, through graphs, prompts and errors.
 //
 // Without a GPU every case says so and passes, unless FATHOM_TEST_CUDA is set: then it fails.
 #include <doctest/doctest.h>
@@ -61,8 +61,8 @@ TEST_CASE("cuda: experts in host memory give the logits of experts on the GPU") 
   Threads threads(3);
   for (const char* name : kCheckpoints) {
     const Model m(name);
-    // With f32 both compute FP32 sums of the same values, in different orders. With bf16 a value at a rounding tie may
-    // fall to either side, and on tensor cores expert_out of prompts is BF16.
+    // With f32 both compute FP32 sums of the same values, in different orders. With bf16 a value at a
+    // rounding tie may fall to either side, and on tensor cores expert_out of prompts is BF16.
     for (const auto& [activations, bound] :
          {std::pair(ActivationType::f32, 1e-4), std::pair(ActivationType::bf16, 1e-2)}) {
       const Numerics numerics{CacheType::bf16, activations, activations};
@@ -79,7 +79,8 @@ TEST_CASE("cuda: experts in host memory give the logits of experts on the GPU") 
         got = a.append(id), want = b.append(id);
         worst = std::max(worst, relative_difference(got, want));
       }
-      MESSAGE(std::string(name) << " " << std::string(fathom::name(activations)) << ": worst relative difference of logits " << worst);
+      MESSAGE(std::string(name) << " " << std::string(fathom::name(activations))
+                                << ": worst relative difference of logits " << worst);
       CHECK(worst < bound);
     }
   }
@@ -99,7 +100,8 @@ TEST_CASE("cuda: rows of a step, graphs and repetition change no bit with expert
     const auto ids = some_ids(m.config, 90);
     std::vector<Row> rows;
     std::vector<int> all;
-    for (int i = 0; i < 8; ++i) rows.push_back({ids[static_cast<std::size_t>(i)], i, 0, Role::generated}), all.push_back(i);
+    for (int i = 0; i < 8; ++i)
+      rows.push_back({ids[static_cast<std::size_t>(i)], i, 0, Role::generated}), all.push_back(i);
     const auto logits = [&](Forward& f, std::span<const Row> some) {
       ForwardCall call;
       call.rows = some;
@@ -159,7 +161,9 @@ TEST_CASE("cuda: a prompt stopped while the host computes leaves a pass that wor
 
 TEST_CASE("cuda: the engine puts experts where it is told, and to the host when the GPU is too small") {
   if (!gpu_present()) return;
-  const auto load = [](const EngineOptions& o) { return Engine::load(FileSet::directory("tests/goldens/v3"), o); };
+  const auto load = [](const EngineOptions& o) {
+    return Engine::load(FileSet::directory("tests/goldens/v3"), o);
+  };
   EngineOptions o;
   o.backend = BackendChoice::cuda;
   o.tokenizer_required = false;
