@@ -755,4 +755,35 @@ inline GemmTile choose_tile(const Launch& on, const GemmParams& p) {
                                                                         : GemmTile::rows128_columns128;
 }
 
+template <Code C, int Groups, int Halves, int Width, int Cluster, bool Pair = false>
+void launch_shape(const Launch& on, const GemmParams& p) {
+  TilePlan plan;
+  plan.p = p;
+  launch_tiles<TileShape<C, Groups, Halves, Width, Cluster, Pair>>(on, plan);
+}
+
+// gemm_fp8 and gemm_bf16: the kernel of the tile. C: of weights and operand alike.
+template <Code C>
+void multiply_tiles(const Launch& on, const GemmParams& p, GemmTile tile) {
+  if (p.rows == 0) return;
+  const bool pair = p.up.rows > 0 && p.out2 == nullptr;
+  switch (tile == GemmTile::automatic ? choose_tile(on, p) : tile) {
+    case GemmTile::automatic:
+    case GemmTile::rows128_columns256:
+      return pair ? launch_shape<C, 2, 2, 128, 2, true>(on, p) : launch_shape<C, 2, 2, 128, 2>(on, p);
+    case GemmTile::rows128_columns256_alone:
+      return pair ? launch_shape<C, 2, 2, 128, 1, true>(on, p) : launch_shape<C, 2, 2, 128, 1>(on, p);
+    case GemmTile::rows128_columns128:
+      return launch_shape<C, 2, 1, 128, 2>(on, p);
+    case GemmTile::rows128_columns128_alone:
+      return launch_shape<C, 2, 1, 128, 1>(on, p);
+    case GemmTile::rows128_columns64:
+      return launch_shape<C, 2, 1, 64, 1>(on, p);
+    case GemmTile::rows64_columns256:
+      return pair ? launch_shape<C, 1, 2, 128, 1, true>(on, p) : launch_shape<C, 1, 2, 128, 1>(on, p);
+    case GemmTile::rows64_columns32:
+      return launch_shape<C, 1, 1, 32, 1>(on, p);
+  }
+}
+
 }  // namespace fathom::cuda
