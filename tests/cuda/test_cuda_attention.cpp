@@ -19,22 +19,16 @@
 #include "src/base/numerics.h"
 #include "src/base/tensor.h"
 #include "src/engine/gpu_placement.h"
+#include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using namespace fathom::cuda;
+using fathom::test::gpu_present;
 
 namespace {
 
 constexpr int kLatent = 512, kRow = 576;
 constexpr float kScale = 0.05f;
-
-bool gpu_present() {
-  std::string why;
-  if (!devices(&why).empty()) return true;
-  if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but: " << why);
-  MESSAGE("skipped: " << why);
-  return false;
-}
 
 float rounded(float v) { return bf16_to_float(float_to_bf16(v)); }
 

@@ -17,24 +17,18 @@
 #include "src/engine/engine.h"
 #include "src/engine/generate.h"
 #include "src/engine/timeline.h"
+#include "tests/cuda/gpu.h"
 #include "tests/support/fake_model.h"
 #include "tests/support/files.h"
 #include "tests/support/subprocess.h"
 
 using namespace fathom;
+using test::gpu_present;
 
 namespace {
 
 constexpr const char* kFault = "FATHOM_CUDA_FAULT";  // "cuda 17": which site, which call
 constexpr long kUploadingThreads = 16;               // at most, of a load: cuda/weights.cpp
-
-bool gpu_present() {
-  std::string why;
-  if (!cuda::devices(&why).empty()) return true;
-  if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but: " << why);
-  MESSAGE("skipped: " << why);
-  return false;
-}
 
 std::vector<std::int32_t> load_and_run() {
   EngineOptions options;

@@ -13,20 +13,14 @@
 #include "src/base/error.h"
 #include "src/cpu/forward.h"
 #include "src/model/checkpoint.h"
+#include "tests/cuda/gpu.h"
 
 using namespace fathom;
+using test::gpu_present;
 
 namespace {
 
 constexpr const char* kCheckpoints[] = {"v3", "v3-e8m0", "v2-lite", "v2", "moonlight", "kimi"};
-
-bool gpu_present() {
-  std::string why;
-  if (!cuda::devices(&why).empty()) return true;
-  if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but: " << why);
-  MESSAGE("skipped: " << why);
-  return false;
-}
 
 struct Model {
   explicit Model(const std::string& name, bool mtp = false)
