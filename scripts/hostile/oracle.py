@@ -1,7 +1,7 @@
 """Asks the reference reader about damaged safetensors files: none that fathom accepts may be refused by it.
 
-FATHOM_MUTATION_DUMP=/tmp/headers FATHOM_MUTATIONS=100000 build/.../tests/all --test-case='mutations: damaged headers'
-python3 scripts/hostile/oracle.py /tmp/headers
+FATHOM_MUTATION_DUMP=headers FATHOM_MUTATIONS=100000 build/.../tests/all --test-case='mutations: damaged headers'
+python3 scripts/hostile/oracle.py headers
 """
 import struct
 import sys
