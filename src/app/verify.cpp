@@ -1,9 +1,11 @@
 // fathom verify: prove that a checkpoint is whole.
+#include <chrono>
 #include <memory>
 
 #include "src/app/commands.h"
 #include "src/app/load.h"
 #include "src/app/progress.h"
+#include "src/app/verified.h"
 #include "src/base/text.h"
 #include "src/model/verify.h"
 
@@ -46,21 +48,54 @@ void check_values(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
                                       grouped(report.tensors), grouped(report.bytes)));
 }
 
+std::int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+struct Hashed {
+  std::string hex;
+  bool before = false;  // by an earlier run, of the same file
+};
+
+// The SHA-256 of a file, read unless an earlier run has read it and it is the same file still.
+Hashed hash_of(App& app, const FileSet& files, const std::string& name, VerifiedFiles& verified) {
+  const auto hash = [&] {
+    std::string hex = hash_file(files, name, progress_of(app, fmt::format("hashing {}", name)));
+    app.terminal.progress("");
+    return hex;
+  };
+  if (!files.on_disk()) return {hash(), false};
+  const FileIdentity file = files.open(name).identity();
+  if (auto hex = verified.find(file)) return {std::move(*hex), true};
+  const std::int64_t begin = now_ns();
+  std::string hex = hash();
+  // Changed while it was read: what was hashed is neither file.
+  if (files.open(name).identity() == file) verified.add({file, hex}, begin);
+  return {std::move(hex), false};
+}
+
+std::string verified_path(const App& app) {
+  return app.environment.cache_dir ? *app.environment.cache_dir + "/verified" : std::string();
+}
+
 // Hashes every shard; mismatches are an error at the end, and so is a checkpoint that nobody vouches for.
 void check_hashes(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
   json::Array files;
   std::string bad;
   bool unknown = false;
+  int before = 0;
+  VerifiedFiles verified(verified_path(app));
   for (const std::string& name : checkpoint.files().list()) {
     const bool weights = name.ends_with(".safetensors");
     const auto expected = expected_hash(checkpoint.files(), name);
     if (!weights && !expected) continue;
-    const std::string hex = hash_file(checkpoint.files(), name, progress_of(app, fmt::format("hashing {}", name)));
-    app.terminal.progress("");
+    const Hashed hashed = hash_of(app, checkpoint.files(), name, verified);
+    const std::string& hex = hashed.hex;
+    before += hashed.before ? 1 : 0;
     const bool same = expected && expected->hex == hex;
     outcome.lines.push_back(fmt::format("{}  {}  {}", hex, printable(name),
                                         !expected ? "(nothing to compare with)" : same ? "ok" : "DIFFERS"));
-    json::Object o{{"file", text(name)}, {"sha256", text(hex)}};
+    json::Object o{{"file", text(name)}, {"sha256", text(hex)}, {"hashed_before", json::Value(bool{hashed.before})}};
     if (expected) {
       o.emplace_back("expected", text(expected->hex));
       o.emplace_back("source", text(expected->source));
@@ -72,6 +107,10 @@ void check_hashes(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
     unknown = unknown || !expected;
   }
   outcome.members.emplace_back("files", json::Value(std::move(files)));
+  if (before > 0)
+    outcome.lines.push_back(fmt::format("note: {} files were hashed before and have not changed since; to read them again remove {}",
+                                        before, verified_path(app)));
+  if (!verified.trouble().empty()) app.terminal.detail(fmt::format("hashes are not kept: {}", verified.trouble()));
   if (!bad.empty()) {
     outcome.error = Error(Exit::bad_checkpoint, fmt::format("{}: files differ from what was published:{}",
                                                             checkpoint.files().label(), bad),

@@ -147,11 +147,16 @@ bool on_network_file_system(const std::string& path) {
   return std::find(kMagic.begin(), kMagic.end(), static_cast<std::uint32_t>(s.f_type)) != kMagic.end();
 }
 
-void make_directory(const std::string& path) {
+void make_directory(const std::string& path, mode_t mode) {
   struct stat s{};
-  if (system_call([&] { return ::mkdir(path.c_str(), 0777); }) == 0) return;
+  if (system_call([&] { return ::mkdir(path.c_str(), mode); }) == 0) return;
   const int e = errno;
   if (e != EEXIST || ::stat(path.c_str(), &s) != 0 || !S_ISDIR(s.st_mode)) fail_io("cannot create the directory", path, e);
+}
+
+bool owned_by_us(const std::string& path) {
+  struct stat s{};
+  return ::stat(path.c_str(), &s) == 0 && s.st_uid == ::geteuid();
 }
 
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {
@@ -266,6 +271,11 @@ bool AppendFile::current() const {
 bool AppendFile::owned_by_us() const {
   struct stat s{};
   return ::fstat(fd_, &s) == 0 && s.st_uid == ::geteuid();
+}
+
+bool AppendFile::others_may_write() const {
+  struct stat s{};
+  return ::fstat(fd_, &s) != 0 || (s.st_mode & (S_IWGRP | S_IWOTH)) != 0;
 }
 
 std::uint64_t AppendFile::size() const {

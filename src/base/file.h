@@ -73,7 +73,10 @@ Blob map_file(const File& file, bool use_mmap = true);
 bool on_network_file_system(const std::string& path);
 
 // Creates the directory `path` (its parent exists) unless it is there. Errors: io.
-void make_directory(const std::string& path);
+void make_directory(const std::string& path, mode_t mode = 0777);
+
+// True if `path` exists and belongs to the user that we act as.
+bool owned_by_us(const std::string& path);
 
 // Reads a whole small file. Errors: not_found, io; `too_large` is thrown when it exceeds max_bytes.
 std::string read_file(const std::string& path, std::uint64_t max_bytes);
@@ -116,6 +119,8 @@ class AppendFile {
   // True while `path` still names this file: false after another process has put a new one in its place.
   bool current() const;
   bool owned_by_us() const;
+  // True when the file's mode lets its group or everybody write.
+  bool others_may_write() const;
   std::uint64_t size() const;
   // The last `max_bytes` of the file, or all of it. Errors: io.
   std::string tail(std::uint64_t max_bytes) const;
