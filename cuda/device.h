@@ -22,6 +22,7 @@ struct DeviceInfo {
   int multiprocessors = 0;
   std::uint64_t memory_total = 0, memory_free = 0;  // bytes
   double memory_bandwidth = 0;                      // bytes per second that memory clock and bus width give
+  std::string pci_address;                          // "0000:1B:00.0": the same whatever CUDA_VISIBLE_DEVICES hides
 };
 
 // True when fathom was built with CUDA.

@@ -9,6 +9,7 @@
 #include "src/app/chat.h"
 #include "src/app/commands.h"
 #include "src/app/doctor.h"
+#include "src/app/gpu_lock.h"
 #include "src/app/help.h"
 #include "src/app/signals.h"
 #include "src/app/version.h"
@@ -129,7 +130,11 @@ int app_main(int argc, char** argv, const AppHooks& hooks) {
     looks = {options.color, options.unsafe_output, options.quiet, options.verbose, &log};
     terminal.emplace(environment, looks);
     App app{options, environment, config, *terminal, hooks};
-    return static_cast<int>(dispatch(app));
+    try {
+      return static_cast<int>(dispatch(app));
+    } catch (const Error& e) {
+      throw with_gpu_holder(app, e);
+    }
   } catch (const Error& e) {
     return static_cast<int>(report(*terminal, e, as_json));
   } catch (const std::bad_alloc&) {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "src/app/config_file.h"
 #include "src/app/environment.h"
@@ -15,11 +16,17 @@ namespace fathom {
 
 class Engine;
 class Forward;
+class GpuLock;
+namespace cuda {
+struct DeviceInfo;
+}
 
 // Where tests put parts of their own in place of the real ones.
 struct AppHooks {
   // The forward pass of a loaded engine; unset: the engine's own.
   std::function<std::unique_ptr<Forward>(const Engine&)> make_forward;
+  // The GPUs there are; unset: those of the driver.
+  std::function<std::vector<cuda::DeviceInfo>()> devices;
 };
 
 // Runs the command line and returns the exit code. Prints any Error as cli.md says.
@@ -32,6 +39,7 @@ struct App {
   const ConfigFile& config;  // empty when there is none
   Terminal& terminal;
   const AppHooks& hooks;
+  std::shared_ptr<GpuLock> gpu_lock = {};  // of the GPU that this command uses
 };
 
 // {"code", "name", "message", ...}: what fathom.error/1 holds under "error".

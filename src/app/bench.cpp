@@ -4,6 +4,7 @@
 
 #include "src/app/bench_report.h"
 #include "src/app/commands.h"
+#include "src/app/gpu_lock.h"
 #include "src/app/load.h"
 #include "src/app/signals.h"
 #include "src/base/descriptor.h"
@@ -170,6 +171,7 @@ BenchReport bench_random_gpu(App& app, const Config& config, const EngineOptions
   options.device = device.ordinal;
   options.random_weights = 1;
   if (placement.host_experts > 0) options.host_experts = &threads;
+  warn_of_shared_gpu(app);
   app.terminal.detail(fmt::format("{}: {}", device.name, placement.text()));
   app.terminal.progress("filling random weights");
   const std::unique_ptr<Forward> forward = cuda::make_forward(config, weights, options);
@@ -190,6 +192,7 @@ Exit bench_command(App& app) {
   options.tokenizer_required = false;
   const std::optional<cuda::DeviceInfo> gpu = choose_gpu(options);
   if (gpu) options.usual_context = kGpuContext;
+  if (gpu) options.gpu = gpu->ordinal, lock_gpu(app, *gpu);
   Threads threads(options.threads.value_or(usable_cores()));
   BenchReport report;
   if (app.options.random_weights) {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cuda/device.h"
+#include "src/app/gpu_lock.h"
 #include "src/app/load.h"
 #include "src/app/progress.h"
 #include "src/engine/engine.h"
@@ -69,6 +70,7 @@ Exit self_test_command(App& app) {
     throw Error(Exit::unsupported, fmt::format("no GPU to test: {}", why), "the CPU pass is tested by `make test`");
   Progress progress(app.terminal, "comparing GPU and CPU", true);
   const std::unique_ptr<Engine> gpu = engine_on(app, BackendChoice::cuda), cpu = engine_on(app, BackendChoice::cpu);
+  warn_of_shared_gpu(app);
   const std::unique_ptr<Forward> tested = gpu->make_forward(), reference = cpu->make_forward();
   const Comparison c = compare_passes(*tested, *reference, cpu->valid_ids(), kPrompt, kSteps);
   const std::string text = fmt::format(

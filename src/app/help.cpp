@@ -121,8 +121,11 @@ std::string environment_help() {
 constexpr std::string_view kFilesHelp =
     "Files:\n"
     "  $XDG_CONFIG_HOME/fathom/config.toml       defaults and [aliases]\n"
-    "  $XDG_STATE_HOME/fathom/history            chat input lines\n"
-    "  $XDG_STATE_HOME/fathom/sessions/*.jsonl   conversations, one message per line\n"
+    "  $XDG_STATE_HOME/fathom/history            lines typed in chat, the newest 1,000\n"
+    "  $XDG_STATE_HOME/fathom/sessions/*.jsonl   conversations, one message per line; *.latents beside them may be deleted\n"
+    "  $XDG_CACHE_HOME/fathom/verified           what `verify --hash` has hashed, by device, inode, size and times\n"
+    "  $XDG_RUNTIME_DIR/fathom/gpu-*.lock        who uses a GPU; without XDG_RUNTIME_DIR there is no lock\n"
+    "Without XDG_CONFIG_HOME, XDG_STATE_HOME and XDG_CACHE_HOME: ~/.config, ~/.local/state and ~/.cache.\n"
     "A model is a directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer files), or ORG/NAME[@REV]\n"
     "in the Hugging Face cache. fathom never uses the network.\n";
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "src/app/gpu_lock.h"
 #include "src/app/input.h"
 #include "src/app/progress.h"
 #include "src/base/descriptor.h"
@@ -96,6 +97,8 @@ EngineOptions engine_options_of(App& app) {
                                                   : WeightCheck::quick;
   options.chat_template = template_of(app);
   options.progress = [&](std::string_view what) { app.terminal.progress(what); };
+  options.devices = app.hooks.devices;
+  options.gpu_chosen = [&](const cuda::DeviceInfo& device) { lock_gpu(app, device); };
   options.bytes = [&, phase = std::string(), shown = std::shared_ptr<Progress>()](std::string_view what, std::uint64_t done, std::uint64_t total) mutable {
     if (phase != what) shown = std::make_shared<Progress>(app.terminal, phase = std::string(what));
     shown->bytes(done, total);
@@ -113,6 +116,7 @@ LoadedModel load_model(App& app, const EngineOptions& options) {
   ResolvedModel model = model_of(app);
   LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
   app.terminal.progress("");
+  warn_of_shared_gpu(app);
   app.terminal.detail(plan_line(*loaded.engine, loaded.name));
   if (app.terminal.verbose() > 1)
     for (const std::string& note : loaded.engine->notes()) app.terminal.detail(note);

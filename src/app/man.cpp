@@ -72,7 +72,11 @@ std::string flag(const OptionRow& row) {
 constexpr std::string_view kFiles =
     ".TP\n$XDG_CONFIG_HOME/fathom/config.toml\nDefaults of flags by their long names, and a table [aliases] of models.\n"
     ".TP\n$XDG_STATE_HOME/fathom/history\nLines typed in chat, the newest 1,000;\na line that begins with a space is not kept.\n"
-    ".TP\n$XDG_STATE_HOME/fathom/sessions/\nConversations, one message per line (JSON).\n";
+    ".TP\n$XDG_STATE_HOME/fathom/sessions/\nConversations, one message per line (JSON);\n"
+    "the .latents files beside them only save time and may be deleted.\n"
+    ".TP\n$XDG_CACHE_HOME/fathom/verified\nWhat verify \\-\\-hash has hashed, by device, inode, size and times.\n"
+    ".TP\n$XDG_RUNTIME_DIR/fathom/gpu\\-*.lock\nAn advisory lock with the process that uses a GPU, by PCI address;\n"
+    "without XDG_RUNTIME_DIR there is none.\n";
 
 constexpr std::string_view kExamples =
     ".nf\n"

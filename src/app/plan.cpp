@@ -41,6 +41,7 @@ std::optional<double> PlanReport::most_tokens_per_s(std::int32_t positions) cons
 PlanReport plan_here(App& app, const ResolvedModel& model) {
   EngineOptions options = engine_options_of(app);
   options.tokenizer_required = false;
+  options.gpu_chosen = {};  // nothing will run: no lock
   PlanReport r;
   try {
     const auto engine = Engine::load(model.files, options);

@@ -16,7 +16,7 @@ namespace fathom {
 std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options) {
   if (options.backend == BackendChoice::cpu) return std::nullopt;
   std::string why;
-  std::vector<cuda::DeviceInfo> devices = cuda::devices(&why);
+  std::vector<cuda::DeviceInfo> devices = options.devices ? options.devices() : cuda::devices(&why);
   if (options.gpu) {
     std::erase_if(devices, [&](const cuda::DeviceInfo& d) { return d.ordinal != *options.gpu; });
     if (devices.empty() && why.empty()) why = "there is no such GPU";
@@ -108,7 +108,9 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
     engine->notes_.push_back(fmt::format("{} tensors are not used, the first is {}", unknown.size(), unknown.front()));
   say("reading the tokenizer");
   engine->load_text(options);
-  engine->plan(options, device.get());
+  const std::optional<cuda::DeviceInfo> gpu = device.get();
+  if (gpu && options.gpu_chosen) options.gpu_chosen(*gpu);
+  engine->plan(options, gpu);
   engine->exchange_ = std::make_unique<Exchange>();
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return engine;

@@ -51,6 +51,10 @@ struct EngineOptions {
   // NAME of a built-in template or the text of a Jinja file; nothing: the checkpoint's own.
   std::optional<std::string> chat_template;
   std::function<void(std::string_view)> progress;  // "checking 163 shards"
+  // The GPUs to choose from; unset: those of the driver (cuda::devices).
+  std::function<std::vector<cuda::DeviceInfo>()> devices;
+  // Told which GPU will be used, before its memory is planned.
+  std::function<void(const cuda::DeviceInfo&)> gpu_chosen;
   // How far a phase is that reads the weights: "reading" without mmap, "scanning" for WeightCheck::values. In bytes.
   std::function<void(std::string_view phase, std::uint64_t done, std::uint64_t total)> bytes;
 };

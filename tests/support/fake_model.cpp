@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "cuda/device.h"
 #include "src/app/app.h"
 #include "src/base/error.h"
 #include "src/base/file.h"
@@ -221,6 +222,12 @@ int fake_main(int argc, char** argv) {
     if (number_from("FATHOM_FAKE_THROW") != 0) throw std::runtime_error("planted");
     return std::make_unique<FakeForward>(engine.config(), *engine.tokenizer(), script_from_environment(), engine.context());
   };
+  if (std::getenv("FATHOM_FAKE_GPU_FREE") != nullptr) {
+    hooks.devices = [] {
+      const auto free_bytes = static_cast<std::uint64_t>(number_from("FATHOM_FAKE_GPU_FREE"));
+      return std::vector{cuda::DeviceInfo{0, "Scripted GPU", 9, 0, 132, free_bytes, free_bytes, 0, "0000:1B:00.0"}};
+    };
+  }
   return app_main(argc, argv, hooks);
 }
 
