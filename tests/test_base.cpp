@@ -3,7 +3,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cmath>
 #include <set>
 
@@ -13,7 +12,6 @@
 #include "src/base/json.h"
 #include "src/base/sigbus.h"
 #include "src/base/tensor.h"
-#include "src/base/threads.h"
 #include "tests/support/errors.h"
 #include "tests/support/files.h"
 
@@ -86,23 +84,6 @@ TEST_CASE("JSON keeps integers exact and refuses what is not JSON") {
     CHECK_MESSAGE(code_of([&] { json::parse(bad, "t"); }) == Exit::bad_checkpoint, bad);
   CHECK(code_of([&] { json::parse(std::string(1000000, '['), "t"); }) == Exit::bad_checkpoint);
   CHECK(json::quote("a\"\\\n\x01\xC2\x9B\xFF\x7F") == "\"a\\\"\\\\\\n\\u0001\\u009b\\ufffd\\u007f\"");
-}
-
-TEST_CASE("threads cover a range once and carry exceptions out") {
-  for (int n : {1, 2, 5}) {
-    Threads threads(n);
-    std::vector<std::atomic<int>> hits(1000);
-    for (int round = 0; round < 50; ++round)
-      threads.for_range(1000, 8, [&](std::int64_t b, std::int64_t e) {
-        for (auto i = b; i < e; ++i) ++hits[static_cast<std::size_t>(i)];
-      });
-    for (auto& h : hits) CHECK(h == 50);
-    CHECK(code_of([&] {
-      threads.run([&](int i) {
-        if (i == n - 1) fail(Exit::compute, "planted");
-      });
-    }) == Exit::compute);
-  }
 }
 
 TEST_CASE("an atomic file is whole or absent, also when a call fails") {

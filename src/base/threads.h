@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "src/base/cores.h"
+
 namespace fathom {
 
 // A non-owning reference to a callable: no allocation on the hot path. The callable must outlive the call.
@@ -44,25 +46,32 @@ inline Range share(std::int64_t n, int index, int count, std::int64_t multiple =
 
 class Threads {
  public:
-  // A team of `count` >= 1 threads, the calling one included. Errors: out_of_memory if a thread cannot be started.
+  // A team of `count` >= 1 threads, the calling one included; never more run than the process has processors. Errors:
+  // out_of_memory if a thread cannot be started.
   explicit Threads(int count);
   ~Threads();
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
 
   int count() const;
-  // Runs body(index) for index in [0, count()) on the team and returns when all are done. The first exception thrown
-  // by a body is rethrown here. Not reentrant; one caller at a time.
+
+  // Work is dealt out piece by piece to whichever thread is free, so that a thread whose processor is taken away
+  // delays the piece it holds and nothing else; the calling thread does all that nobody else has begun. Each call
+  // returns when everything is done, and rethrows the first exception thrown by a body; the other pieces are run all
+  // the same. Not reentrant; one caller at a time.
+
+  // body(index) for index in [0, count()), as a way to cut work by the size of the team.
   void run(FunctionRef<void(int)> body);
-  // Splits [0, n) over the team: body(begin, end), borders on multiples of `multiple`.
+  // body(piece) for piece in [0, pieces), begun in ascending order: a piece may wait for one before it. Fewer than
+  // 2^20 pieces.
+  void run_in_order(std::int64_t pieces, FunctionRef<void(std::int64_t)> body);
+  // body(begin, end) for ranges that cover [0, n), borders on multiples of `multiple`. A thread begins with its own
+  // share, the same one in every call of equal size, and helps the others afterwards.
   void for_range(std::int64_t n, std::int64_t multiple, FunctionRef<void(std::int64_t, std::int64_t)> body);
 
  private:
   struct Team;
   std::unique_ptr<Team> team_;
 };
-
-// Physical cores this process may run on (affinity and cgroup quota respected), at least 1.
-int usable_cores();
 
 }  // namespace fathom
