@@ -1,7 +1,10 @@
 #include "src/cpu/experts.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cassert>
+#include <memory>
+#include <thread>
 #include <vector>
 
 namespace fathom::cpu {
@@ -49,43 +52,101 @@ std::vector<Job> jobs_of(const RoutedCall& call) {
   return jobs;
 }
 
-// Runs experts that share a layout of x and of the hidden activations: two passes over their rows, all
-// threads in each.
-void run_group(const Machine& m, const RoutedCall& call, const Input& x, std::span<Job> jobs) {
-  std::int64_t rows = 0;
-  for (Job& job : jobs) {
-    job.first_row = rows;
-    rows += static_cast<std::int64_t>(job.slots.size());
-  }
-  const Linear& down = jobs.front().expert->down;
-  Input hidden(down, rows);
-  m.threads.run([&](int index) {
-    for (const Job& job : jobs) {
-      const Range part = share(job.expert->gate.rows, index, m.threads.count(), kPanelRows);
-      std::vector<ProductRow> in;
-      std::vector<float*> out;
-      for (std::size_t i = 0; i < job.slots.size(); ++i) {
-        const std::int64_t token = job.slots[i] / call.num_experts_per_tok;
-        in.push_back({x.blocks(token), x.scales(token), nullptr});
-        out.push_back(hidden.row(job.first_row + static_cast<std::int64_t>(i)));
-      }
-      gate_up(m.kernels, job.expert->gate, job.expert->up, part.begin, part.end, in, out);
-    }
-  });
-  hidden.finish(m, call.rounding);
-  m.threads.run([&](int index) {
-    for (const Job& job : jobs) {
-      const Range part = share(down.rows, index, m.threads.count(), kPanelRows);
-      std::vector<ProductRow> in;
-      for (std::size_t i = 0; i < job.slots.size(); ++i) {
-        const std::int64_t row = job.first_row + static_cast<std::int64_t>(i);
-        in.push_back({hidden.blocks(row), hidden.scales(row),
-                      call.expert_out + job.slots[i] * down.rows + part.begin});
-      }
-      product(m.kernels, job.expert->down, part.begin, part.end, in);
-    }
-  });
+// Bytes of weights that a piece of work reads, about: 10 us of a core, so that a slow one delays the others little.
+constexpr std::int64_t kPieceBytes = 128 << 10;
+
+std::int64_t rows_per_piece(const Linear& l, std::int64_t matrices) {
+  const std::int64_t panel = kPanelRows * matrices * std::max<std::int64_t>(l.cols * l.format.bits / 8, 1);
+  return kPanelRows * std::max<std::int64_t>(1, kPieceBytes / panel);
 }
+
+// Experts that share a layout of x and of the hidden activations, as one list of pieces: gate and up of every expert,
+// then down of every expert. No barrier lies between: when the first down is begun, the first expert's hidden
+// activations have long been done.
+class Group {
+ public:
+  Group(const Machine& m, const RoutedCall& call, const Input& x, std::span<Job> jobs)
+      : m_(m), call_(call), x_(x), jobs_(jobs), down_(jobs.front().expert->down), hidden_(down_, number_rows(jobs)) {
+    hidden_.prepare(call.rounding);
+    gate_rows_ = rows_per_piece(jobs.front().expert->gate, 2);
+    down_rows_ = rows_per_piece(down_, 1);
+    gate_pieces_ = pieces(down_.cols, gate_rows_);
+    down_pieces_ = pieces(down_.rows, down_rows_);
+    state_ = std::vector<State>(jobs.size());
+    for (State& s : state_) s.left = gate_pieces_, s.hidden_done = gate_pieces_ == 0;  // a rank without a share
+  }
+
+  void run() {
+    const std::int64_t first_down = static_cast<std::int64_t>(jobs_.size()) * gate_pieces_;
+    m_.threads.run_in_order(first_down + static_cast<std::int64_t>(jobs_.size()) * down_pieces_, [&](std::int64_t i) {
+      if (i < first_down)
+        gate_up_piece(static_cast<std::size_t>(i / gate_pieces_), i % gate_pieces_);
+      else
+        down_piece(static_cast<std::size_t>((i - first_down) / down_pieces_), (i - first_down) % down_pieces_);
+    });
+  }
+
+ private:
+  struct State {
+    std::atomic<std::int64_t> left{0};  // pieces of gate and up not yet done
+    std::atomic<bool> hidden_done{false};
+  };
+
+  static std::int64_t pieces(std::int64_t rows, std::int64_t each) { return (rows + each - 1) / each; }
+  static std::int64_t number_rows(std::span<Job> jobs) {
+    std::int64_t rows = 0;
+    for (Job& job : jobs) {
+      job.first_row = rows;
+      rows += static_cast<std::int64_t>(job.slots.size());
+    }
+    return rows;
+  }
+
+  void gate_up_piece(std::size_t j, std::int64_t piece) {
+    const Job& job = jobs_[j];
+    // Also after an exception: nobody may wait for this expert for ever.
+    const auto done = [&](void*) {
+      if (state_[j].left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+      hidden_.finish_rows(job.first_row, job.first_row + static_cast<std::int64_t>(job.slots.size()), call_.rounding);
+      state_[j].hidden_done.store(true, std::memory_order_release);
+    };
+    const std::unique_ptr<Group, decltype(done)> at_end(this, done);
+    std::vector<ProductRow> in;
+    std::vector<float*> out;
+    for (std::size_t i = 0; i < job.slots.size(); ++i) {
+      const std::int64_t token = job.slots[i] / call_.num_experts_per_tok;
+      in.push_back({x_.blocks(token), x_.scales(token), nullptr});
+      out.push_back(hidden_.row(job.first_row + static_cast<std::int64_t>(i)));
+    }
+    const std::int64_t begin = piece * gate_rows_;
+    gate_up(m_.kernels, job.expert->gate, job.expert->up, begin, std::min(begin + gate_rows_, down_.cols), in, out);
+  }
+
+  void down_piece(std::size_t j, std::int64_t piece) {
+    const Job& job = jobs_[j];
+    // All of its pieces were begun before this one: it is about to come true, unless a processor was taken away.
+    for (int looks = 0; !state_[j].hidden_done.load(std::memory_order_acquire); ++looks) {
+      __builtin_ia32_pause();
+      if (looks > 1000) std::this_thread::yield();
+    }
+    const std::int64_t begin = piece * down_rows_;
+    std::vector<ProductRow> in;
+    for (std::size_t i = 0; i < job.slots.size(); ++i) {
+      const std::int64_t row = job.first_row + static_cast<std::int64_t>(i);
+      in.push_back({hidden_.blocks(row), hidden_.scales(row), call_.expert_out + job.slots[i] * down_.rows + begin});
+    }
+    product(m_.kernels, job.expert->down, begin, std::min(begin + down_rows_, down_.rows), in);
+  }
+
+  const Machine& m_;
+  const RoutedCall& call_;
+  const Input& x_;
+  std::span<Job> jobs_;
+  const Linear& down_;
+  Input hidden_;
+  std::int64_t gate_rows_ = 0, down_rows_ = 0, gate_pieces_ = 0, down_pieces_ = 0;
+  std::vector<State> state_;
+};
 
 bool same_layout(const Linear& a, const Linear& b) {
   return a.rows == b.rows && a.cols == b.cols && a.col0 == b.col0 && a.format == b.format;
@@ -126,7 +187,7 @@ void routed_experts(const Machine& m, const RoutedCall& call, FunctionRef<void()
     std::size_t end = begin;
     while (end < jobs.size() && work < kGroupWork && same_layout(jobs[end].expert->down, first.down))
       work += work_per_row * static_cast<std::int64_t>(jobs[end++].slots.size());
-    run_group(m, call, x, std::span(jobs).subspan(begin, end - begin));
+    Group(m, call, x, std::span(jobs).subspan(begin, end - begin)).run();
     begin = end;
     poll();
   }

@@ -248,12 +248,19 @@ Input::Input(const Machine& m, const Linear& w, std::span<const float> x, Roundi
   finish(m, rounding);
 }
 
+void Input::prepare(Rounding rounding) {
+  if (rounding.type == ActivationType::fp8) scales_.resize(static_cast<std::size_t>(rows_ * block_count()));
+}
+
+void Input::finish_rows(std::int64_t begin, std::int64_t end, Rounding rounding) {
+  if (rounding.type == ActivationType::f32) return;
+  for (std::int64_t t = begin; t < end; ++t) round_row(t, rounding);
+}
+
 void Input::finish(const Machine& m, Rounding rounding) {
   if (rounding.type == ActivationType::f32) return;
-  if (rounding.type == ActivationType::fp8) scales_.resize(static_cast<std::size_t>(rows_ * block_count()));
-  for_rows(m.threads, rows_, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) round_row(t, rounding);
-  });
+  prepare(rounding);
+  for_rows(m.threads, rows_, [&](std::int64_t begin, std::int64_t end) { finish_rows(begin, end, rounding); });
 }
 
 void Input::round_row(std::int64_t t, Rounding rounding) {

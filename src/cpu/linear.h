@@ -57,6 +57,10 @@ class Input {
   std::int64_t rows() const { return rows_; }
   // Rounds every row in place. Before it, and only for f32, products read the rows as they are.
   void finish(const Machine& m, Rounding rounding);
+  // The same in parts, for rows that are filled at different times: prepare() once and before any row is finished,
+  // then finish_rows() for every row, on any threads.
+  void prepare(Rounding rounding);
+  void finish_rows(std::int64_t begin, std::int64_t end, Rounding rounding);
 
   // For the products: rows and scales (null unless fp8) as w's blocks see them.
   const float* blocks(std::int64_t t) const { return data_.data() + t * stride_; }
