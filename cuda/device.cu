@@ -14,7 +14,7 @@ std::vector<DeviceInfo> devices(std::string* why) {
     cudaDeviceProp p{};
     code = cudaGetDeviceProperties(&p, i);
     if (code != cudaSuccess) break;
-    DeviceInfo d{i, p.name, p.major, p.minor, p.multiProcessorCount, p.totalGlobalMem, 0, 0, 0, {}};
+    DeviceInfo d{i, p.name, p.major, p.minor, p.multiProcessorCount, p.totalGlobalMem, 0, 0, {}};
     char address[32] = {};
     if (cudaDeviceGetPCIBusId(address, sizeof address, i) == cudaSuccess) d.pci_address = address;
     int kilohertz = 0, bits = 0;
