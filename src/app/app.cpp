@@ -11,6 +11,7 @@
 #include "src/app/doctor.h"
 #include "src/app/gpu_lock.h"
 #include "src/app/help.h"
+#include "src/app/pager.h"
 #include "src/app/signals.h"
 #include "src/app/version.h"
 #include "src/base/descriptor.h"
@@ -47,7 +48,7 @@ Exit dispatch(App& app) {
     return Exit::ok;
   }
   if (o.help) {
-    app.terminal.out().raw(o.command == Command::none ? full_help() : command_help(o.command));
+    show_text(app.terminal, app.environment, command_help(o.command, help_width(app.terminal.out())));
     return Exit::ok;
   }
   switch (o.command) {

@@ -50,6 +50,7 @@ Environment read_environment() {
   e.columns = sane_columns();
   e.visual = variable("VISUAL");
   e.editor = variable("EDITOR");
+  e.pager = variable("PAGER");
   e.tmpdir = absolute("TMPDIR").value_or("/tmp");
   e.home = absolute("HOME");
   const auto cache_home = absolute("XDG_CACHE_HOME");

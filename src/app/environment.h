@@ -17,7 +17,7 @@ struct Environment {
   bool no_history = false;                // FATHOM_NO_HISTORY
   std::string term;                       // TERM
   std::optional<int> columns;             // COLUMNS, when it is a sane number
-  std::optional<std::string> visual, editor;
+  std::optional<std::string> visual, editor, pager;
   std::string tmpdir = "/tmp";
   std::optional<std::string> home;
   std::optional<std::string> hf_cache;    // HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub or under HOME

@@ -8,6 +8,8 @@
 #include "src/app/commands.h"
 #include "src/app/completions.h"
 #include "src/app/config_file.h"
+#include "src/app/pager.h"
+#include "src/app/wrap.h"
 #include "src/base/error.h"
 
 namespace fathom {
@@ -28,37 +30,16 @@ std::string command_list() {
   return out;
 }
 
-// Text broken at spaces to lines of at most `width`, those after the first behind `indent` spaces.
-std::string wrap(std::string_view text, std::size_t indent, std::size_t width) {
-  std::string out;
-  std::size_t column = 0;
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find(' '), text.size());
-    const std::string_view word = text.substr(0, end);
-    if (column != 0 && indent + column + 1 + word.size() > width) {
-      out += "\n" + std::string(indent, ' ');
-      column = 0;
-    } else if (column != 0) {
-      out += ' ';
-      ++column;
-    }
-    out += word;
-    column += word.size();
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return out;
-}
-
 std::string option_line(const OptionRow& row) {
   std::string name = row.short_name != 0 ? fmt::format("  -{}, --{}", row.short_name, row.long_name)
                                          : fmt::format("      --{}", row.long_name);
   if (!row.argument.empty()) name += fmt::format(" {}", row.argument);
-  constexpr std::size_t kColumn = 36, kWidth = 100;
+  constexpr std::size_t kColumn = 36;
   std::string help(row.help);
   if (!row.fallback.empty()) help += fmt::format(" [{}]", row.fallback);
   const std::string gap = name.size() + 2 <= kColumn ? std::string(kColumn - name.size(), ' ')
                                                      : "\n" + std::string(kColumn, ' ');
-  return name + gap + wrap(help, kColumn, kWidth) + "\n";
+  return name + gap + help + "\n";
 }
 
 std::string option_list(std::string_view title, CommandSet commands, bool global) {
@@ -105,6 +86,7 @@ constexpr auto kVariables = std::to_array<VariableRow>({
     {"FATHOM_LOG", "file that receives notices, warnings and errors, with the time"},
     {"NO_COLOR, CLICOLOR_FORCE, TERM, COLUMNS", "how the terminal is used"},
     {"VISUAL, EDITOR", "what /edit runs"},
+    {"PAGER", "what shows a help text that is longer than the terminal"},
     {"TMPDIR", "where /edit puts its file"},
     {"HOME, XDG_*", "where configuration and state are"},
     {"HF_HUB_CACHE, HF_HOME", "where ORG/NAME is looked up"},
@@ -115,18 +97,18 @@ std::string environment_help() {
   std::string out = "Environment:\n";
   for (const VariableRow& v : kVariables)
     out += v.names.size() <= 19 ? fmt::format("  {:<20} {}\n", v.names, v.meaning) : fmt::format("  {}\n{:23}{}\n", v.names, "", v.meaning);
-  return out + "Nothing else is read. LC_* selects only the input encoding; numbers are always written with a point.\n";
+  return out + "Nothing else is read. Text is UTF-8 whatever LC_* says, and numbers are written with a point.\n";
 }
 
 constexpr std::string_view kFilesHelp =
     "Files:\n"
     "  $XDG_CONFIG_HOME/fathom/config.toml       defaults and [aliases]\n"
     "  $XDG_STATE_HOME/fathom/history            lines typed in chat, the newest 1,000\n"
-    "  $XDG_STATE_HOME/fathom/sessions/*.jsonl   conversations, one message per line; *.latents beside them may be deleted\n"
+    "  $XDG_STATE_HOME/fathom/sessions/*.jsonl   conversations, one message per line; *.latents only save time\n"
     "  $XDG_CACHE_HOME/fathom/verified           what `verify --hash` has hashed, by device, inode, size and times\n"
     "  $XDG_RUNTIME_DIR/fathom/gpu-*.lock        who uses a GPU; without XDG_RUNTIME_DIR there is no lock\n"
     "Without XDG_CONFIG_HOME, XDG_STATE_HOME and XDG_CACHE_HOME: ~/.config, ~/.local/state and ~/.cache.\n"
-    "A model is a directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer files), or ORG/NAME[@REV]\n"
+    "A model is a directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer files), or ORG/NAME[@REV] "
     "in the Hugging Face cache. fathom never uses the network.\n";
 
 constexpr std::string_view kFormattingHelp =
@@ -152,40 +134,47 @@ std::string short_help() {
          command_list() + "\n`fathom --help` lists the options, `fathom help COMMAND` those of one command.\n";
 }
 
-std::string full_help() {
-  return "usage: fathom COMMAND [options]\n\n" + std::string(kExamples) + "\n" + command_list() + "\n" +
-         option_list("Options of every command", kGlobal, true) +
-         "\n`fathom help COMMAND` lists the options of one command.\n"
-         "Topics: `fathom help environment`, `exit-codes`, `files`, `formatting`.\n";
+std::string full_help(std::size_t width) {
+  return "usage: fathom COMMAND [options]\n\n" + std::string(kExamples) + "\n" +
+         wrap(command_list() + "\n" + option_list("Options of every command", kGlobal, true) +
+                  "\n`fathom help COMMAND` lists the options of one command.\n"
+                  "Topics: `fathom help environment`, `exit-codes`, `files`, `formatting`.\n",
+              width);
 }
 
-std::string command_help(Command c) {
+std::string command_help(Command c, std::size_t width) {
   const CommandRow* row = find_command(c);
-  if (row == nullptr) return full_help();
+  if (row == nullptr) return full_help(width);
   std::string out = fmt::format("usage: fathom {} {}\n{}\n\n", row->name, row->synopsis, row->summary);
   if (const std::string own = option_list("Options", only(c), false); !own.empty()) out += own + "\n";
-  return out + option_list("Options of every command", kGlobal, true);
+  return wrap(out + option_list("Options of every command", kGlobal, true), width);
 }
 
-std::string topic_help(std::string_view topic) {
-  if (topic == "environment") return environment_help();
-  if (topic == "exit-codes") return exit_codes_help();
-  if (topic == "files") return std::string(kFilesHelp);
-  if (topic == "formatting") return std::string(kFormattingHelp);
+std::string topic_help(std::string_view topic, std::size_t width) {
+  if (topic == "environment") return wrap(environment_help(), width);
+  if (topic == "exit-codes") return wrap(exit_codes_help(), width);
+  if (topic == "files") return wrap(kFilesHelp, width);
+  if (topic == "formatting") return wrap(kFormattingHelp, width);
   return {};
+}
+
+std::size_t help_width(const Screen& out) {
+  if (!out.is_terminal()) return kHelpWidth;
+  return std::min(static_cast<std::size_t>(out.width()), kHelpWidth);
 }
 
 Exit help_command(App& app) {
   const auto& words = app.options.positionals;
+  const std::size_t width = help_width(app.terminal.out());
   if (words.empty()) {
-    app.terminal.out().raw(full_help());
+    show_text(app.terminal, app.environment, full_help(width));
     return Exit::ok;
   }
   if (const CommandRow* row = find_command(words[0])) {
-    app.terminal.out().raw(command_help(row->command));
+    show_text(app.terminal, app.environment, command_help(row->command, width));
     return Exit::ok;
   }
-  const std::string text = topic_help(words[0]);
+  const std::string text = topic_help(words[0], width);
   if (text.empty()) {
     std::vector<std::string_view> names{"environment", "exit-codes", "files", "formatting"};
     for (const CommandRow& c : command_table()) names.push_back(c.name);
@@ -194,7 +183,7 @@ Exit help_command(App& app) {
                 near.empty() ? "topics: a command, environment, exit-codes, files, formatting"
                              : fmt::format("did you mean `fathom help {}`?", near));
   }
-  app.terminal.out().raw(text);
+  show_text(app.terminal, app.environment, text);
   return Exit::ok;
 }
 

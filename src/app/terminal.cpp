@@ -42,6 +42,11 @@ int Screen::width() const {
   return read_environment().columns.value_or(80);
 }
 
+int Screen::height() const {
+  winsize w{};
+  return ::ioctl(fd_, TIOCGWINSZ, &w) == 0 && w.ws_row > 0 ? w.ws_row : 24;
+}
+
 void Screen::set_style(Style style, std::string& out) {
   if (style == style_ || !colour_) return;
   out += sgr(style);

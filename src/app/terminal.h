@@ -31,6 +31,8 @@ class Screen {
   bool colour() const { return colour_; }
   // Columns: of the window, else COLUMNS, else 80. Read again at every call.
   int width() const;
+  // Lines of the window, else 24.
+  int height() const;
 
   // Untrusted text as a stream: sanitised on a terminal, unchanged bytes elsewhere. Written at once.
   // Errors: broken_pipe, io (disk full), interrupted.
