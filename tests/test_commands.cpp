@@ -186,6 +186,9 @@ TEST_CASE("commands: inspect --plan says where a model goes here and what its sp
   CHECK(plan->find("fits")->as_bool());
   CHECK(plan->find("backend")->as_string() == "cpu");
   CHECK(plan->find("context")->integer_in(4096, 4096));
+  const json::Value small = parsed(run({"inspect", "models/minnow", "--plan", "--ctx", "128", "--json"}).out);
+  CHECK(small.find("plan")->find("context")->integer_in(128, 128));
+  CHECK(run({"inspect", "models/minnow", "--plan", "--ctx", "4097"}).code == 2);
   CHECK(plan->find("cache_bytes")->integer_in(4096 * 6 * 576 * 2, 4096 * 6 * 576 * 2));  // positions, layers, values, BF16
   const double most = plan->find("decode_tps_at_most")->as_number(), full = plan->find("decode_tps_at_most_full_context")->as_number();
   CHECK(full > 0);
@@ -263,6 +266,8 @@ TEST_CASE("commands: models are found in the Hugging Face cache, by revision and
   REQUIRE(v.find("models")->as_array().size() == 1);
   CHECK(v.find("models")->as_array()[0].find("name")->as_string() == "org/tiny");
   CHECK(v.find("models")->as_array()[0].find("complete")->as_bool());
+  CHECK(v.find("models")->as_array()[0].find("fits")->as_bool());
+  CHECK(contains(go({"models"}).out, "complete, fits\n"));
   CHECK(go({"inspect", "org/tiny"}).code == 0);
   CHECK(go({"inspect", "org/tiny@0123456"}).code == 0);
   CHECK(go({"inspect", "org/tiny@main"}).code == 0);

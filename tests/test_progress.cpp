@@ -77,5 +77,5 @@ TEST_CASE("progress: an error clears the line of the phase that it ends") {
     return 127;
   });
   CHECK(pty.wait() == 4);
-  CHECK(pty.transcript().find("checking shards\x1b[K\r\x1b[Kfathom: cannot use") != std::string::npos);
+  CHECK(pty.transcript().find("checking 1 shard\x1b[K\r\x1b[Kfathom: cannot use") != std::string::npos);
 }

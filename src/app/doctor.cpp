@@ -12,6 +12,7 @@
 #include "src/app/doctor_self_test.h"
 #include "src/app/load.h"
 #include "src/app/version.h"
+#include "src/app/wrap.h"
 #include "src/base/descriptor.h"
 #include "src/base/file.h"
 #include "src/base/json.h"
@@ -110,10 +111,10 @@ void look_at_terminal(std::vector<Finding>& out, App& app) {
 }
 
 void look_at_files(std::vector<Finding>& out, App& app) {
-  look_at_disk(out, "models", app.environment.hf_cache);
+  look_at_disk(out, "HF cache", app.environment.hf_cache);
   look_at_disk(out, "conversations", app.environment.state_dir);
   const std::size_t models = cached_models(app.environment).size();
-  out.push_back({"models", fmt::format("{} in the Hugging Face cache", models), Level::good, {}});
+  out.push_back({"models", fmt::format("{} in the HF cache", models), Level::good, {}});
   if (!app.config.path.empty())
     out.push_back({"configuration", fmt::format("{}: {} defaults, {} aliases", app.config.path, app.config.defaults.size(),
                                                 app.config.aliases.size()),
@@ -155,9 +156,10 @@ Exit doctor_command(App& app) {
     out.raw(as_json(findings) + "\n");
     return Exit::ok;
   }
+  const auto wrapped = [&](const std::string& line) { return out.is_terminal() ? wrap(line, static_cast<std::size_t>(out.width())) : line; };
   for (const Finding& f : findings) {
-    out.text(fmt::format("{:<8}{:<15}{}\n", level_name(f.level), f.topic, f.text));
-    if (!f.remedy.empty()) out.text(fmt::format("{:23}{}\n", "", f.remedy), Style::dim);
+    out.text(wrapped(fmt::format("{:<8}{:<15}{}\n", level_name(f.level), f.topic, f.text)));
+    if (!f.remedy.empty()) out.text(wrapped(fmt::format("{:23}{}\n", "", f.remedy)), Style::dim);
   }
   out.end_text();
   return Exit::ok;

@@ -2,6 +2,7 @@
 #include "src/app/commands.h"
 #include "src/app/load.h"
 #include "src/app/plan.h"
+#include "src/app/wrap.h"
 #include "src/base/text.h"
 #include "src/model/rope.h"
 
@@ -128,14 +129,14 @@ std::string inspect_text(const Facts& f, bool tensors, const std::optional<PlanR
                               c.yarn ? fmt::format(" (YaRN {} x {})", c.yarn->factor,
                                                    c.yarn->original_max_position_embeddings)
                                      : std::string()));
-  line("MTP", c.num_nextn_predict_layers == 0 ? "none" : fmt::format("{} layer(s)", c.num_nextn_predict_layers));
+  line("MTP", c.num_nextn_predict_layers == 0 ? "none" : counted(static_cast<std::size_t>(c.num_nextn_predict_layers), "layer"));
   line("vocabulary", fmt::format("{}; {}", c.vocab_size, f.tokenizer));
   std::string types;
   for (const auto& [type, n] : elements_by_type(f.checkpoint))
     types += fmt::format("{}{} {}", types.empty() ? "" : ", ", grouped(n), type);
   line("stored", types);
-  line("size", fmt::format("{} bytes in {} shard(s); {} bytes read per token", grouped(f.bytes),
-                           f.checkpoint.shards().size(), grouped(static_cast<std::uint64_t>(f.weights.bytes_per_token))));
+  line("size", fmt::format("{} bytes in {}; {} bytes read per token", grouped(f.bytes),
+                           counted(f.checkpoint.shards().size(), "shard"), grouped(static_cast<std::uint64_t>(f.weights.bytes_per_token))));
   line("fingerprint", f.checkpoint.fingerprint());
   for (const std::string& note : f.checkpoint.notes()) line("note", note);
   if (!f.unknown.empty())
@@ -148,6 +149,38 @@ std::string inspect_text(const Facts& f, bool tensors, const std::optional<PlanR
   return out;
 }
 
+struct Fit {
+  bool fits = false;
+  std::string text;
+};
+
+// Whether a run with these flags would have the memory it wants.
+Fit fit_here(const EngineOptions& options, const Config& config, const Weights& weights,
+             const std::optional<cuda::DeviceInfo>& gpu) {
+  try {
+    if (gpu) {
+      const Placement p = plan_on_gpu(options, config, weights, *gpu);
+      if (p.host_experts == 0) return {true, "fits on the GPU"};
+      const auto memory = available_memory();
+      const bool fits = !memory || p.host_experts <= *memory;
+      return {fits, fits ? "fits with its experts in host memory" : "larger than the GPU's and the host's free memory"};
+    }
+    const CpuPlan p = plan_cpu(config, options.cache, options.context, available_memory());
+    // The CPU maps the weights: what does not fit is read from disk again for every token.
+    const bool fits = !p.available || static_cast<std::uint64_t>(weights.bytes_total) + p.cache_bytes <= *p.available;
+    return {fits, fits ? "fits" : "larger than the free memory"};
+  } catch (const Error& e) {
+    if (e.code() != Exit::out_of_memory) throw;
+    return {false, "larger than the free memory"};
+  }
+}
+
+// The longest lines hold sizes and placements: broken to suit a terminal, whole elsewhere.
+void show_facts(Screen& out, const std::string& text) {
+  out.text(out.is_terminal() ? wrap(text, static_cast<std::size_t>(out.width())) : text);
+  out.end_text();
+}
+
 }  // namespace
 
 Exit inspect_command(App& app) {
@@ -157,8 +190,7 @@ Exit inspect_command(App& app) {
   if (app.options.json) {
     app.terminal.out().raw(inspect_json(facts, app.options.tensors, plan));
   } else {
-    app.terminal.out().text(inspect_text(facts, app.options.tensors, plan));
-    app.terminal.out().end_text();
+    show_facts(app.terminal.out(), inspect_text(facts, app.options.tensors, plan));
   }
   return Exit::ok;
 }
@@ -166,24 +198,28 @@ Exit inspect_command(App& app) {
 Exit models_command(App& app) {
   json::Array list;
   std::string out;
-  const auto available = available_memory();
+  const EngineOptions options = engine_options_of(app);
+  const std::optional<cuda::DeviceInfo> gpu = choose_gpu(options);
   for (const CachedModel& m : cached_models(app.environment)) {
     json::Object o{{"name", text(m.name)}, {"revision", text(m.revision)}, {"directory", text(m.directory)}};
     std::string status, family;
+    Fit fit;
     std::uint64_t bytes = 0;
     try {
       const FileSet files = FileSet::directory(m.directory);
-      family = read_config(files).model_type;
+      const Config config = read_config(files);
+      family = config.model_type;
       const Checkpoint checkpoint = Checkpoint::open(files);
       for (const Checkpoint::Shard& s : checkpoint.shards()) bytes += s.size;
-      // The CPU maps the weights: what does not fit is read from disk again for every token.
-      status = available && bytes > *available ? "complete, larger than the free memory" : "complete";
+      fit = fit_here(options, config, bind_weights(checkpoint, config), gpu);
+      status = "complete, " + fit.text;
     } catch (const Error& e) {
       status = fmt::format("{}: {}", exit_name(e.code()), std::string_view(e.what()).substr(0, std::string_view(e.what()).find('\n')));
     }
     o.emplace_back("family", text(family));
     o.emplace_back("bytes", json::Value(std::uint64_t{bytes}));
     o.emplace_back("complete", json::Value(status.starts_with("complete")));
+    o.emplace_back("fits", json::Value(bool{fit.fits}));
     o.emplace_back("status", text(status));
     out += fmt::format("{:<40} {:<12} {:>8.1f} GB  {}\n", m.name, family, static_cast<double>(bytes) * 1e-9, status);
     list.emplace_back(std::move(o));

@@ -14,6 +14,8 @@
 namespace fathom {
 namespace {
 
+constexpr double kLongLoad = 3;  // seconds
+
 BackendChoice backend_of(const Options& o) {
   return o.backend == "cuda" ? BackendChoice::cuda : o.backend == "cpu" ? BackendChoice::cpu : BackendChoice::automatic;
 }
@@ -117,7 +119,12 @@ LoadedModel load_model(App& app, const EngineOptions& options) {
   LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
   app.terminal.progress("");
   warn_of_shared_gpu(app);
-  app.terminal.detail(plan_line(*loaded.engine, loaded.name));
+  // Who has waited wants to know for what; a model that is there at once has nothing to explain.
+  const std::string plan = plan_line(*loaded.engine, loaded.name);
+  if (loaded.engine->load_seconds() > kLongLoad)
+    app.terminal.notice(plan);
+  else
+    app.terminal.detail(plan);
   if (app.terminal.verbose() > 1)
     for (const std::string& note : loaded.engine->notes()) app.terminal.detail(note);
   return loaded;

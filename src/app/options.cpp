@@ -13,8 +13,9 @@ constexpr std::array kCommandTable = std::to_array<CommandRow>({
     {run, "run", "[-m MODEL] [options] [--] [PROMPT]", "one prompt (argument, file, or stdin), answer on stdout"},
     {tokenize, "tokenize", "[-m MODEL] [--format ids|count|json] [--input FILE.jsonl] [--special] [TEXT]",
      "text to token ids"},
-    {inspect, "inspect", "MODEL [--json] [--tensors] [--plan]", "what is in a checkpoint (headers only)"},
-    {models, "models", "[--json]", "what the HF cache holds"},
+    {inspect, "inspect", "MODEL [--json] [--tensors] [--plan [--ctx N]]",
+     "what is in a checkpoint (headers only); --plan: where it would go here"},
+    {models, "models", "[--json]", "what the HF cache holds: family, size, whether it is complete and fits here"},
     {verify, "verify", "MODEL [--quick|--values|--hash]", "prove a checkpoint is whole"},
     {bench, "bench", "[-m MODEL] [--json | --csv]", "prefill and decode speed"},
     {quantize, "quantize", "SRC DST", "BF16 checkpoint to FP8 128x128 checkpoint in the published layout"},
@@ -26,6 +27,7 @@ constexpr std::array kCommandTable = std::to_array<CommandRow>({
 
 constexpr CommandSet kGenerate = chat | run;
 constexpr CommandSet kCompute = chat | run | bench | eval;
+constexpr CommandSet kPlanned = kCompute | inspect;  // what takes part in the plan of memory
 
 constexpr std::array kOptionTable = std::to_array<OptionRow>({
     // Everywhere
@@ -39,11 +41,11 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"color", 0, choice, "auto|always|never", "auto", kGlobal, "colour on the terminal"},
     {"no-color", 0, flag, "", "", kGlobal, "same as --color=never"},
     {"quiet", 'q', flag, "", "", kGlobal, "errors only"},
-    {"verbose", 'v', count, "", "", kGlobal, "more on stderr; repeat for more"},
+    {"verbose", 'v', count, "", "", kGlobal, "plan, timings and notes on stderr; repeat for more"},
     {"config", 0, text, "FILE", "XDG path", kGlobal, "configuration file"},
     {"no-config", 0, flag, "", "", kGlobal, "read no configuration file"},
-    {"help", 'h', flag, "", "", kGlobal, "help"},
-    {"version", 'V', flag, "", "", kGlobal, "version"},
+    {"help", 'h', flag, "", "", kGlobal, "this help"},
+    {"version", 'V', flag, "", "", kGlobal, "version; with --json also the commit, CUDA and GPU architectures"},
     // What is asked
     {"system", 's', text, "TEXT", "none", kGenerate, "system prompt"},
     {"system-file", 0, text, "FILE", "none", kGenerate, "system prompt from a file"},
@@ -56,7 +58,7 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"template", 0, text, "NAME|FILE", "from the checkpoint", kGenerate, "chat template"},
     // How much and how it is sampled
     {"max-tokens", 'n', integer, "N", "model limit", kGenerate, "most new tokens, thinking included"},
-    {"ctx", 0, integer, "N", "what fits, at most 32768", kCompute, "context length"},
+    {"ctx", 0, integer, "N", "what fits, at most 32768", kPlanned, "context length"},
     {"temp", 0, number, "X", "generation_config.json", kGenerate, "temperature; 0 is greedy"},
     {"top-p", 0, number, "X", "generation_config.json", kGenerate, "nucleus sampling"},
     {"top-k", 0, integer, "N", "generation_config.json", kGenerate, "most probable tokens considered"},
@@ -81,7 +83,7 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"json", 0, flag, "", "", run | inspect | models | bench | doctor | eval | verify,
      "one JSON object on stdout, errors too"},
     {"jsonl", 0, flag, "", "", only(run), "one JSON object per event on stdout"},
-    {"output", 'o', text, "FILE", "stdout", only(run), "write the answer to a file, whole or not at all"},
+    {"output", 'o', text, "FILE", "stdout", only(run), "write the answer to a file, whole or not at all; - is stdout"},
     {"no-stream", 0, flag, "", "", kGenerate, "print once, at the end"},
     {"stats", 0, flag, "", "", kGenerate, "timing line on stderr"},
     {"markdown", 0, choice, "never|auto", "never", kGenerate, "reserved"},
@@ -93,7 +95,7 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"continue", 'c', flag, "", "", kGenerate, "resume the newest conversation"},
     {"no-history", 0, flag, "", "", kGenerate, "neither history nor conversations are read or saved"},
     // Loading and placement
-    {"experts", 0, choice, "auto|gpu|host", "auto", kCompute, "where routed experts live"},
+    {"experts", 0, choice, "auto|gpu|host", "auto", kPlanned, "where routed experts live"},
     {"mmap", 0, flag, "", "", kCompute, "map shards (default on local disks)"},
     {"no-mmap", 0, flag, "", "", kCompute, "read shards into memory"},
     {"check", 0, choice, "quick|values|none", "quick", kCompute, "what is checked first; none is quick: sizes and headers always are"},

@@ -73,6 +73,16 @@ double predict_decode(const Config& config, const Weights& weights, const cuda::
   return 1 / (rest / (0.92 * device.memory_bandwidth) + experts / host);
 }
 
+namespace {
+
+std::string checking(const FileSet& files) {
+  const std::vector<std::string> names = files.list();
+  const auto n = std::count_if(names.begin(), names.end(), [](const std::string& f) { return f.ends_with(".safetensors"); });
+  return fmt::format("checking {} {}", n, n == 1 ? "shard" : "shards");
+}
+
+}  // namespace
+
 Engine::Engine(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
 Engine::~Engine() = default;
 
@@ -91,7 +101,7 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
       if (options.bytes) options.bytes(phase, done, total);
     };
   };
-  say("checking shards");
+  say(checking(files));
   CheckpointOptions how{.mmap = mmap, .progress = {}};
   if (!mmap) how.progress = counted("reading");
   std::unique_ptr<Engine> engine(new Engine(Checkpoint::open(std::move(files), how)));
