@@ -68,7 +68,7 @@ TEST_CASE("exit codes: each has its number and says what, where and what to do")
       {7, "{F} run -m tests/goldens/v3 --ids 1,2,3 --ctx 3", {"the prompt has 3 tokens and the context 3", "--ctx"}},
       {8, "{F} run --backend cpu -m " + nan + " hi </dev/null", {"NaN", "position"}},
       {9, "{F} run -m tests/goldens/v3 --ids 1,2 -n 2 >/dev/full", {"standard output", "No space left on device"}},
-      {10, "{F} run -m models/minnow --batch " + bad_line + " -n 2 >/dev/null", {"1 requests were answered with errors"}},
+      {10, "{F} run -m models/minnow --batch " + bad_line + " -n 2 >/dev/null", {"1 request was answered with errors"}},
       {124, scripted + "{S} run --timeout 200ms -m " + sound + go_on, {"--timeout"}},
       {129, stopped_by("HUP"), {}},
       {130, stopped_by("INT"), {}},

@@ -133,9 +133,9 @@ TEST_CASE("gpu lock: a second run warns and goes on; without memory it ends and 
   // The first holds the lock while its model answers without end; $! is its process, exec'ed through env.
   const std::string first = fathom(enough, "FATHOM_FAKE_ENDLESS=1 FATHOM_FAKE_DELAY_US=2000");
   const auto beside = [&](const std::string& second) {
-    return test::shell(fmt::format("{} >{}/first & first=$!\nwhile ! [ -s {}/first ]; do sleep 0.02; done\n{}\ncode=$?\n"
+    return test::shell(fmt::format("rm -f {1}/first; {0} >{1}/first & first=$!\nwhile ! [ -s {1}/first ]; do sleep 0.02; done\n{2}\ncode=$?\n"
                                    "kill -9 $first; wait $first\necho \"first was $first\" >&2; exit $code",
-                                   first, dir.path(), dir.path(), second));
+                                   first, dir.path(), second));
   };
   const test::Outcome both = beside(fathom(enough, ""));
   CHECK(both.code == 0);

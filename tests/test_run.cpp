@@ -178,6 +178,7 @@ TEST_CASE("run: -o writes the answer whole or not at all") {
   CHECK(to("/proc/nonexistent/x").code == 9);
   CHECK(to("/dev/full").code == 9);
   CHECK(to("/dev/null").code == 0);
+  CHECK(to("-").out == read_file(file, 1000));  // standard output, not a file of that name
   // A FIFO is written directly.
   const Outcome fifo = shell("mkfifo " + dir.path() +
                              "/fifo; $FATHOM run -m tests/goldens/v3 --ids 1,2,3,4 --greedy -n 3 -o " + dir.path() +

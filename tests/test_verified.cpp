@@ -188,10 +188,10 @@ TEST_CASE("verified: verify --hash reads a file once, and again when it has chan
   };
   const test::Outcome first = verify();
   CHECK_MESSAGE(first.code == 0, first.err);
-  CHECK(first.out.find("hashed before") == std::string::npos);
+  CHECK(first.out.find("earlier run") == std::string::npos);
   const test::Outcome second = verify();
   CHECK(second.code == 0);
-  CHECK(second.out.find("1 files were hashed before") != std::string::npos);
+  CHECK(second.out.find("1 file is unchanged since an earlier run hashed it") != std::string::npos);
   CHECK(second.out.find(cache + "/fathom/verified") != std::string::npos);
   const json::Value record = json::parse(verify("--json").out, "record");
   CHECK(record.find("files")->as_array().at(0).find("hashed_before")->as_bool());

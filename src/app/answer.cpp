@@ -8,6 +8,8 @@
 
 #include "src/base/descriptor.h"
 #include "src/base/error.h"
+#include "src/app/progress.h"
+#include "src/app/wrap.h"
 #include "src/base/file.h"
 
 namespace fathom {
@@ -69,9 +71,7 @@ std::string link_target(const std::string& path) {
   return target;
 }
 
-std::string seconds_text(Clock::duration d) {
-  return fmt::format("{} s", std::chrono::duration_cast<std::chrono::seconds>(d).count());
-}
+std::string seconds_text(Clock::duration d) { return duration_text(std::chrono::duration<double>(d).count()); }
 
 ThinkingDisplay resolve(ThinkingDisplay wanted, bool terminal) {
   if (wanted != ThinkingDisplay::automatic) return wanted;
@@ -89,10 +89,10 @@ class ThinkingClock {
   // "thought for 12 s, 418 tokens"
   std::string end(std::size_t tokens) {
     ended_ = true;
-    return fmt::format("thought for {}, {} tokens", seconds_text(Clock::now() - started_), tokens);
+    return fmt::format("thought for {}, {}", seconds_text(Clock::now() - started_), counted(tokens, "token"));
   }
   std::string so_far(std::size_t tokens) const {
-    return fmt::format("thinking: {}, {} tokens", seconds_text(Clock::now() - started_), tokens);
+    return fmt::format("thinking: {}, {}", seconds_text(Clock::now() - started_), counted(tokens, "token"));
   }
 
  private:
@@ -127,7 +127,8 @@ class TerminalView : public AnswerView {
     end_thinking();
     if (!stream_) out.text(result.content);
     out.end_text();
-    if (!out.at_line_start() || result.content.empty()) out.raw("\n");
+    const bool nothing_shown = result.content.empty() && !summary_shown_;
+    if (!out.at_line_start() || nothing_shown) out.raw("\n");
   }
 
  private:
@@ -146,11 +147,12 @@ class TerminalView : public AnswerView {
     out.text(summary + "\n", Style::dim);
     out.end_text();
     out.raw("\n");
+    summary_shown_ = true;
   }
 
   Terminal& terminal_;
   ThinkingDisplay mode_;
-  bool stream_;
+  bool stream_, summary_shown_ = false;
   ThinkingClock thinking_;
   std::size_t tokens_ = 0, thinking_tokens_ = 0;
 };

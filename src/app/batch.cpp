@@ -11,6 +11,7 @@
 #include "src/app/progress.h"
 #include "src/app/record.h"
 #include "src/app/signals.h"
+#include "src/app/wrap.h"
 #include "src/base/descriptor.h"
 #include "src/base/file.h"
 #include "src/base/json.h"
@@ -169,7 +170,7 @@ std::optional<std::string> finished_id(std::string_view line) {
 class Records {
  public:
   Records(const Options& options, Terminal& terminal) : terminal_(terminal) {
-    if (!options.output || *options.output == "-") return;
+    if (!options.output) return;
     file_.emplace(*options.output, 0644, AppendFile::Links::follow);
     if (!file_->lock(false))
       throw Error(Exit::io, fmt::format("{}: another fathom is writing it", *options.output), "wait for it, or name another file").at(*options.output);
@@ -178,10 +179,9 @@ class Records {
   bool done(const std::string& id) const { return done_.contains(id); }
   std::size_t done_count() const { return done_.size(); }
   void write(const std::string& record) {
-    if (file_)
-      file_->append(record + "\n", true);
-    else
-      terminal_.out().raw(record + "\n");
+    if (file_) return file_->append(record + "\n", true);
+    terminal_.progress("");
+    terminal_.out().raw(record + "\n");
   }
 
  private:
@@ -303,7 +303,7 @@ bool Batch::line(const LineReader::Line& line, std::size_t number) {
 
 Exit Batch::run() {
   const std::size_t before = records_.done_count();
-  if (before > 0) app_.terminal.notice(fmt::format("{} requests are answered already", before));
+  if (before > 0) app_.terminal.notice(fmt::format("{} {} answered already", counted(before, "request"), before == 1 ? "is" : "are"));
   std::size_t number = 0, wrong = 0;
   while (const auto next = reader_.next()) {
     ++number;
@@ -313,7 +313,7 @@ Exit Batch::run() {
   }
   app_.terminal.progress("");
   if (wrong == 0) return Exit::ok;
-  app_.terminal.warning(fmt::format("{} requests were answered with errors", wrong));
+  app_.terminal.warning(fmt::format("{} {} answered with errors", counted(wrong, "request"), wrong == 1 ? "was" : "were"));
   return Exit::partial;
 }
 

@@ -19,6 +19,7 @@
 #include "src/app/session.h"
 #include "src/app/session_cache.h"
 #include "src/app/signals.h"
+#include "src/app/wrap.h"
 #include "src/base/sigbus.h"
 #include "src/base/text.h"
 #include "src/base/utf8.h"
@@ -230,7 +231,7 @@ void Chat::save_latents() {
 }
 
 void Chat::show_last_exchange() {
-  say(fmt::format("{} messages so far", messages_.size()));
+  say(fmt::format("{} so far", counted(messages_.size(), "message")));
   Screen& out = terminal_.out();
   for (std::size_t i = messages_.size() >= 2 ? messages_.size() - 2 : 0; i < messages_.size(); ++i) {
     const Message& m = messages_[i].message;
@@ -408,7 +409,9 @@ void Chat::drop_turn() {
 void Chat::system_command(const std::string& argument) {
   const bool present = !messages_.empty() && messages_.front().message.role == "system";
   if (argument.empty()) return say(present ? messages_.front().message.content : "no system prompt");
-  set_system(argument == "-" ? std::nullopt : std::optional(argument));
+  const bool removed = argument == "-";
+  set_system(removed ? std::nullopt : std::optional(argument));
+  say(removed ? "the system prompt is removed" : "the system prompt is set");
 }
 
 // Nothing: no system prompt from here on.
@@ -437,7 +440,7 @@ void Chat::attach(const std::string& path) {
   const std::string text = read_prompt_file(expand(path), settings_.max_input, terminal_);
   if (!attached_.empty()) attached_ += "\n\n";
   attached_ += text;
-  say(fmt::format("{}: {} bytes go before your next message", path, grouped(text.size())));
+  say(fmt::format("{}: {} before your next message", path, counted(text.size(), "byte")));
 }
 
 void Chat::set(const std::string& argument) {
@@ -470,7 +473,8 @@ void Chat::set(const std::string& argument) {
 void Chat::show_settings() {
   const GenerationRequest r = request();
   const SamplingParams& s = r.sampling;
-  std::string text = fmt::format("temp {}, top-p {}, top-k {}, min-p {}, repeat-penalty {}, presence-penalty {}, frequency-penalty {}, seed {}",
+  std::string text = fmt::format("temp {}, top-p {}, top-k {}, min-p {}\n"
+                                 "repeat-penalty {}, presence-penalty {}, frequency-penalty {}\nseed {}",
                                  s.temperature, s.top_p, s.top_k, s.min_p, s.repeat_penalty, s.presence_penalty,
                                  s.frequency_penalty, s.seed);
   if (r.max_tokens) text += fmt::format(", max-tokens {}", *r.max_tokens);
@@ -485,7 +489,7 @@ void Chat::show_stats() {
   const TurnStats& s = *stats_;
   const auto rate = [](std::size_t n, double t) { return t > 0 ? static_cast<double>(n) / t : 0.0; };
   const std::size_t read = s.prompt_tokens - std::min(s.cached_tokens, s.prompt_tokens);
-  say(fmt::format("prompt {} tokens ({} cached) {}, {:.0f}/s; answer {} tokens ({} thinking) {}, {:.1f}/s",
+  say(fmt::format("prompt {} tokens ({} cached) {}, {:.0f}/s; answer {} ({} thinking) {}, {:.1f}/s",
                   grouped(s.prompt_tokens), grouped(s.cached_tokens), duration_text(s.prefill_s), rate(read, s.prefill_s),
                   grouped(s.tokens), grouped(s.reasoning_tokens), duration_text(s.decode_s), rate(s.tokens, s.decode_s)));
 }
@@ -550,7 +554,7 @@ std::optional<std::string> Chat::edit() {
 
 std::optional<Exit> Chat::command(Slash command, const std::string& argument) {
   switch (command) {
-    case Slash::help: terminal_.out().raw(slash_help()); break;
+    case Slash::help: terminal_.out().raw(wrap(slash_help(), static_cast<std::size_t>(terminal_.out().width()))); break;
     case Slash::exit: return Exit::ok;
     case Slash::new_conversation:
       std::erase_if(messages_, [](const SessionMessage& m) { return m.message.role != "system"; });
@@ -571,6 +575,7 @@ std::optional<Exit> Chat::command(Slash command, const std::string& argument) {
                                 : argument == "summary" ? ThinkingDisplay::summary
                                 : argument == "hidden"  ? ThinkingDisplay::hidden
                                                         : ThinkingDisplay::automatic;
+      say(fmt::format("thinking is shown: {}", argument));
       break;
     case Slash::set: set(argument); break;
     case Slash::stats: show_stats(); break;
@@ -579,7 +584,7 @@ std::optional<Exit> Chat::command(Slash command, const std::string& argument) {
       break;
     case Slash::save:
       save_session(expand(argument), header(), messages_);
-      say(fmt::format("{} messages saved to {}", messages_.size(), argument));
+      say(fmt::format("{} saved to {}", counted(messages_.size(), "message"), argument));
       break;
     case Slash::load: load(argument); break;
   }

@@ -456,6 +456,7 @@ Options make_options(const ParsedArgs& args) {
 
   o.jsonl = r.flag("jsonl");
   o.output = r.word("output");
+  if (o.output == "-") o.output.reset();  // standard output, as elsewhere
   o.no_stream = r.flag("no-stream");
   o.stats = r.flag("stats");
   if (r.choice("markdown", "never") == "auto")

@@ -85,12 +85,12 @@ std::unique_ptr<AnswerView> make_view(App& app, const Engine& engine, RunRecord&
   return make_plain_view(o, app.terminal, output);
 }
 
-std::string stats_line(const Engine& engine, const GenerationResult& r) {
+std::string stats_line(const Engine& engine, const GenerationResult& r, std::uint64_t seed) {
   const auto rate = [](std::size_t n, double s) { return s > 0 ? static_cast<double>(n) / s : 0.0; };
   const double tps = rate(r.decode_steps, r.decode_s);
-  return fmt::format("prompt {} tokens in {:.2f} s ({:.1f} tok/s) | answer {} tokens, {:.2f} s ({:.1f} tok/s, {:.2f} GB/s of weights)",
+  return fmt::format("prompt {} tokens in {:.2f} s ({:.1f} tok/s) | answer {} tokens, {:.2f} s ({:.1f} tok/s, {:.2f} GB/s of weights) | seed {}",
                      r.prompt_tokens, r.prefill_s, rate(r.prompt_tokens - r.cached_tokens, r.prefill_s), r.ids.size(), r.decode_s, tps,
-                     tps * static_cast<double>(engine.weights().bytes_per_token) / 1e9);
+                     tps * static_cast<double>(engine.weights().bytes_per_token) / 1e9, seed);
 }
 
 // Says why the answer ended, unless the model ended it.
@@ -176,7 +176,7 @@ Exit run_command(App& app) {
     app.terminal.warning(fmt::format("{} was not written: the answer is incomplete", *o.output));
   }
   explain_end(app, request, result, engine.context());
-  if (o.stats || app.terminal.verbose() > 0) app.terminal.stats(stats_line(engine, result));
+  if (o.stats || app.terminal.verbose() > 0) app.terminal.stats(stats_line(engine, result, request.sampling.seed));
   return exit_of(result, o);
 }
 

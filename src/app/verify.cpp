@@ -108,8 +108,8 @@ void check_hashes(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
   }
   outcome.members.emplace_back("files", json::Value(std::move(files)));
   if (before > 0)
-    outcome.lines.push_back(fmt::format("note: {} files were hashed before and have not changed since; to read them again remove {}",
-                                        before, verified_path(app)));
+    outcome.lines.push_back(fmt::format("note: {} unchanged since an earlier run hashed {}; to read again remove {}",
+                                        before == 1 ? "1 file is" : fmt::format("{} files are", before), before == 1 ? "it" : "them", verified_path(app)));
   if (!verified.trouble().empty()) app.terminal.detail(fmt::format("hashes are not kept: {}", verified.trouble()));
   if (!bad.empty()) {
     outcome.error = Error(Exit::bad_checkpoint, fmt::format("{}: files differ from what was published:{}",
@@ -118,7 +118,7 @@ void check_hashes(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
   } else if (unknown) {
     outcome.error = Error(Exit::unsupported, fmt::format("{}: there are files that no SHA-256 is known of",
                                                          checkpoint.files().label()),
-                          "put a SHA256SUMS file beside them, or use the Hub cache's layout");
+                          checkpoint.files().on_disk() ? "put a SHA256SUMS file beside them, or use the Hub cache's layout" : "");
   }
 }
 
