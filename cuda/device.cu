@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/check.h"
+
 namespace fathom::cuda {
 
 bool built_with_cuda() { return true; }
@@ -26,15 +28,11 @@ std::vector<DeviceInfo> devices(std::string* why) {
       d.memory_free = free_bytes;
     if (p.major >= 8) list.push_back(d);
   }
-  // Without a driver CUDA reports one that is too old, of version 0.
   int driver = 0;
-  const bool no_driver =
-      code == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
-  if (why != nullptr && list.empty())
-    *why = no_driver             ? "no NVIDIA driver is installed"
-           : code != cudaSuccess ? cudaGetErrorString(code)
-           : count == 0        ? "no CUDA device is visible"
-                               : "the GPU is older than compute capability 8.0";
+  if (why != nullptr && list.empty()) {
+    (void)cudaDriverGetVersion(&driver);  // 0 where there is none
+    *why = no_device_reason(code, count, driver, CUDART_VERSION);
+  }
   return list;
 }
 
