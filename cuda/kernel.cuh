@@ -126,6 +126,26 @@ __device__ __forceinline__ uint4 load_weights(const std::byte* p) {
   return v;
 }
 
+// The same, or zeros where `valid` is false; nothing is read then. Stays where it is written: the compiler would delay
+// loads until they are needed.
+__device__ __forceinline__ uint4 load_weights(const std::byte* p, bool valid) {
+  uint4 v;
+  asm volatile("{\n .reg .pred q;\n setp.ne.b32 q, %5, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n"
+      " mov.b32 %3, 0;\n @q ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "l"(p), "r"(static_cast<int>(valid))
+      : "memory");
+  return v;
+}
+__device__ __forceinline__ float load_scale(const float* p, bool valid) {
+  float v;
+  asm volatile("{\n .reg .pred q;\n setp.ne.b32 q, %2, 0;\n mov.b32 %0, 0;\n @q ld.global.f32 %0, [%1];\n}"
+      : "=&f"(v)
+      : "l"(p), "r"(static_cast<int>(valid))
+      : "memory");
+  return v;
+}
+
 // -- sums ---------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float warp_sum(float v) {
@@ -229,9 +249,6 @@ __host__ __device__ constexpr int staged_columns(int cols) {
   return (cols + 32 * V - 1) / (32 * V) * (32 * V);
 }
 
-inline constexpr int kHeld = 4;          // groups of 128 columns a warp holds in registers at a time
-inline constexpr int kMostGroups = 128;  // groups of a normed row: hidden_size <= 16384
-
 // Rounds a group and puts it into shared memory. For fp8 the dequantised values (code times scale) are
 // staged.
 template <int V>
@@ -242,7 +259,7 @@ __device__ __forceinline__ void stage_group(float* staged, float4 v, int column,
 }
 
 // Stages rows without norm. Item i of `items` is one group of 128 columns: locate(i) says of which row. By
-// the whole block; the caller synchronises. All of a warp's loads of a round are in flight together.
+// the whole block; the caller synchronises. Eight loads of a warp are in flight together, hence no branch around one.
 struct GroupAt {
   const float* x;  // the row
   int column, cols;
@@ -250,91 +267,123 @@ struct GroupAt {
 };
 template <int V, typename Locate>
 __device__ __forceinline__ void stage_plain(int items, Round round, Locate&& locate) {
+  constexpr int kHeld = 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  constexpr int kMost = 4;
 #pragma unroll 1
-  for (int first = warp; first < items; first += kWarps * kMost) {
-    float4 held[kMost];
+  for (int first = warp; first < items; first += kWarps * kHeld) {
+    float4 held[kHeld];
+    float* to[kHeld];
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (first + i * kWarps >= items) break;
-      const GroupAt at = locate(first + i * kWarps);
+    for (int i = 0; i < kHeld; ++i) {
+      const GroupAt at = locate(min(first + i * kWarps, items - 1));
       held[i] = load_four(at.x, at.column + lane * 4, at.cols);
+      to[i] = at.staged + lane_order<V>(at.column + lane * 4);
     }
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (first + i * kWarps >= items) break;
-      const GroupAt at = locate(first + i * kWarps);
-      stage_group<V>(at.staged, held[i], at.column + lane * 4, round);
+    for (int i = 0; i < kHeld; ++i) {
+      float4& v = held[i];
+      if (round == Round::bf16) v = make_float4(to_bf16(v.x), to_bf16(v.y), to_bf16(v.z), to_bf16(v.w));
+      if (first + i * kWarps < items) *reinterpret_cast<float4*>(to[i]) = v;
     }
+  }
+  if (round < Round::fp8) return;
+#pragma unroll 1
+  for (int item = warp; item < items; item += kWarps) {
+    const GroupAt at = locate(item);
+    auto* own = reinterpret_cast<float4*>(at.staged + lane_order<V>(at.column + lane * 4));
+    stage_group<V>(at.staged, *own, at.column + lane * 4, round);
   }
 }
 
-// Stages TT rows, normed if asked for, each `staged_columns` long. A row's sum of squares is taken per group
-// of 128 columns over lanes, then over groups, whatever the number of rows. `sums`: TT * kMostGroups floats.
-// By the whole block; the caller synchronises. Rows beyond last_row repeat it. Brings a norm's weights into
-// L2 before the wait: they are read a few microseconds later.
-__device__ __forceinline__ void prefetch_norm(const Input& in) {
-  if (in.norm_weight == nullptr) return;
-  for (int c = static_cast<int>(threadIdx.x) * 32; c < in.cols; c += kThreads * 32)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(in.norm_weight + c));
+// Floats of shared memory behind which TT rows of an input are staged: the rows, and a norm's weights.
+template <int V>
+__host__ __device__ constexpr int staging_floats(const Input& in, int rows) {
+  return staged_columns<V>(in.cols) * (rows + (in.norm_weight == nullptr ? 0 : 1));
 }
 
+// Before the wait: a norm's weights, so that they cost no trip to memory behind it, and the rows' addresses.
+// Positions and row indices are uploaded before the step's first kernel.
 template <int V, int TT>
-__device__ __forceinline__ void stage_rows(float* staged, const Input& in, int first_row, int last_row,
-                                           float* sums) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int columns = staged_columns<V>(in.cols), groups = columns / 128, items = TT * groups;
-  const auto locate = [&](int item) {
-    const int t = TT == 1 ? 0 : item / groups, row = min(first_row + t, last_row);
-    const float* x = in.x + (in.row_index == nullptr ? row : in.row_index[row]) * in.stride;
-    return GroupAt{x, (item - t * groups) * 128, in.cols, staged + t * columns};
-  };
-  if (in.norm_weight == nullptr) return stage_plain<V>(items, in.round, locate);
-  const bool once = items <= kWarps * kHeld;
-  float4 held[kHeld];
+struct Staging {
+  float* staged;           // (TT, columns)
+  const float* row[TT];    // in global memory
+  int columns, groups;
+  __device__ __forceinline__ Staging(float* memory, const Input& in, int first_row, int last_row) {
+    staged = memory;
+    columns = staged_columns<V>(in.cols), groups = columns / 128;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int t = 0; t < TT; ++t) {
+      const int r = min(first_row + t, last_row);
+      row[t] = in.x + (in.row_index == nullptr ? r : in.row_index[r]) * in.stride;
+    }
+    // One line for each warp is enough for the page.
+    if (lane == 0) warm(row[0] + min(warp * 128, in.cols - 1));
+    if (in.norm_weight == nullptr) return;
+#pragma unroll 4
+    for (int g = warp; g < groups; g += kWarps) {
+      const int column = g * 128 + lane * 4;
+      *reinterpret_cast<float4*>(staged + TT * columns + lane_order<V>(column)) =
+          load_four(in.norm_weight, column, in.cols);
+    }
+  }
+  // Behind the wait: the rows, normed if asked for, and rounded. Warp w stages groups w, w + kWarps, ... of 128 columns
+  // of every row; a row's sum of squares is taken per lane over its groups, then over lanes, then over warps, whatever
+  // the number of rows. Eight groups of a warp are in flight: what a long row costs is the number of trips to L2.
+  // `sums`: TT * kWarps floats. By the whole block; the caller synchronises.
+  __device__ __forceinline__ void finish(const Input& in, float* sums) const {
+    constexpr int kHeld = 8;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const bool normed = in.norm_weight != nullptr, later = normed || in.round >= Round::fp8;
+    float square[TT] = {};
 #pragma unroll 1
-  for (int first = warp; first < items; first += kWarps * kHeld) {
+    for (int first = 0; warp + first / TT * kWarps < groups; first += kHeld) {
+      float4 held[kHeld];
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      if (first + i * kWarps >= items) break;
-      const GroupAt at = locate(first + i * kWarps);
-      held[i] = load_four(at.x, at.column + lane * 4, at.cols);
+      for (int i = 0; i < kHeld; ++i)
+        held[i] = load_four(row[i % TT], (warp + (first + i) / TT * kWarps) * 128 + lane * 4, in.cols);
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        float4 v = held[i];
+        const int group = warp + (first + i) / TT * kWarps;
+        float& sum = square[i % TT];
+        sum = __fmaf_rn(v.w, v.w, __fmaf_rn(v.z, v.z, __fmaf_rn(v.y, v.y, __fmaf_rn(v.x, v.x, sum))));
+        if (!later && in.round == Round::bf16) v = make_float4(to_bf16(v.x), to_bf16(v.y), to_bf16(v.z), to_bf16(v.w));
+        if (group < groups)
+          *reinterpret_cast<float4*>(staged + i % TT * columns + lane_order<V>(group * 128 + lane * 4)) = v;
+      }
+    }
+    if (!later) return;
+    float inverse[TT];
+    if (normed) {
+#pragma unroll
+      for (int t = 0; t < TT; ++t) {
+        const float sum = warp_sum(square[t]);
+        if (lane == 0) sums[t * kWarps + warp] = sum;
+      }
+      __syncthreads();  // sums of all warps are visible
+#pragma unroll
+      for (int t = 0; t < TT; ++t) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w) sum = __fadd_rn(sum, sums[t * kWarps + w]);
+        inverse[t] = __frsqrt_rn(__fadd_rn(__fdiv_rn(sum, static_cast<float>(in.cols)), in.eps));
+      }
     }
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      if (first + i * kWarps >= items) break;
-      const float4& v = held[i];
-      const float sum =
-          warp_sum(__fmaf_rn(v.w, v.w, __fmaf_rn(v.z, v.z, __fmaf_rn(v.y, v.y, __fmul_rn(v.x, v.x)))));
-      if (lane == 0) sums[first + i * kWarps] = sum;
-    }
+    for (int t = 0; t < TT; ++t)
+#pragma unroll 2
+      for (int g = warp; g < groups; g += kWarps) {
+        float* at = staged + t * columns + lane_order<V>(g * 128 + lane * 4);
+        float4 v = *reinterpret_cast<const float4*>(at);  // as this thread wrote it
+        if (normed)
+          v = apply_norm(v, inverse[t], *reinterpret_cast<const float4*>(at + (TT - t) * columns));
+        const float s = round_group(v, in.round);
+        if (s != 1.0f) v = make_float4(v.x * s, v.y * s, v.z * s, v.w * s);
+        *reinterpret_cast<float4*>(at) = v;
+      }
   }
-  __syncthreads();  // sums of all groups are visible
-  float inverse[TT];
-#pragma unroll
-  for (int t = 0; t < TT; ++t) {
-    float sum = 0;
-    for (int g = lane; g < groups; g += 32) sum = __fadd_rn(sum, sums[t * groups + g]);
-    sum = warp_sum(sum);
-    inverse[t] = __frsqrt_rn(__fadd_rn(__fdiv_rn(sum, static_cast<float>(in.cols)), in.eps));
-  }
-  for (int first = warp; first < items; first += kWarps * kHeld) {
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      if (first + i * kWarps >= items) break;
-      const GroupAt at = locate(first + i * kWarps);
-      const int column = at.column + lane * 4;
-      const float4 v = once ? held[i] : load_four(at.x, column, at.cols);
-      float factor = inverse[0];
-#pragma unroll
-      for (int t = 1; t < TT; ++t)
-        if ((first + i * kWarps) / groups == t) factor = inverse[t];
-      stage_group<V>(at.staged, apply_norm(v, factor, load_four(in.norm_weight, column, in.cols)), column,
-                     in.round);
-    }
-  }
-}
+};
 
 // One lane's part of a step: V weights times V staged inputs, even and odd columns apart. `staged` points at
 // the step.

@@ -2,67 +2,47 @@
 //
 //   out(t, n) = sum_k decode(W(n, k)) scale(n / 128, k / 128) x(t, k), FP32
 //
-// Memory-bound: N K bytes (FP8) at 3.1 TB/s. One warp owns R output rows; its lanes read 16 bytes each, so a
-// step is 512 bytes of a row, and R * kSteps loads are in flight per lane, the next batch's while this one is
-// consumed. The first batch is requested before the kernel waits for its predecessor. Inputs lie in shared
-// memory as FP32, normed and rounded, in an order free of bank conflicts (lane_order). A row's sum: per lane
-// even and odd columns of a step apart, each step's partial sum multiplied by its block scale; then over
-// lanes by a butterfly. It depends on neither R nor the rows' count.
+// Memory-bound: N K bytes (FP8) at 3.1 TB/s. What counts is that memory is never idle:
+//   - a lane has eight 16-byte loads in flight (in_flight.cuh);
+//   - the first of them are requested before the wait;
+//   - the sum of a row is written at the end of the block, so that no warp waits for `out` in between.
 //
-// Measured on an H100 (cuda/NOTES.md): 96 % of the read bandwidth for V2-Lite's BF16 head (419 MB), 87 % for
-// V3's dense gate (132 MB FP8), 4.5 us for V2-Lite's q and kv_a (7.5 MB).
-//
-//   block: units [begin, end) of R rows     warp w: units begin + w, begin + w + 8, ...
-//   lane l, step s: columns [s 32 V + l V, + V), V = 16 (FP8), 8 (BF16), 4 (F32)
+// An item is R rows and one of `parts` pieces of their columns; a warp owns every kWarps-th item of its
+// block. Parts follow from the shape alone. A row's sum is, per part, per lane, even and odd columns of a
+// step apart, each step's partial sum multiplied by its block scale; then over lanes by a butterfly; then
+// over parts in order. It does not depend on the rows' count. Inputs lie in shared memory as FP32, normed and
+// rounded, in an order free of bank conflicts (lane_order).
 #include <algorithm>
 
-#include "cuda/kernel.cuh"
+#include "cuda/in_flight.cuh"
 
 namespace fathom::cuda {
 namespace {
 
-constexpr int kSteps = 4;
 constexpr std::size_t kMaxShared = 160 * 1024;
+constexpr int kPairedRows = 8448;  // two rows a warp halve the reads of shared memory; one spreads few rows
 
 struct Plan {
   GemvParams p;
-  int units[2];  // of R rows, per segment
+  int units[2];    // of R rows, per segment
+  int parts;       // of a unit's columns
+  int reciprocal;  // ceil(2^16 / parts)
 };
-
-template <int R>
-struct Batch {
-  uint4 v[R][kSteps];
-  float scale[R][kSteps];
-};
-
-// Where a warp is: unit of R rows, first step of the batch.
-struct Cursor {
-  int unit, step;
-};
+// item / parts, for item < 2^13.
+__device__ __forceinline__ int unit_of(const Plan& plan, int item) { return item * plan.reciprocal >> 16; }
 
 template <Code C, int R>
-__device__ __forceinline__ void load_batch(Batch<R>& b, const Plan& plan, const Cursor& at) {
-  constexpr int V = Vec<C>::kValues;
-  const int lane = threadIdx.x % 32;
-  const bool second = at.unit >= plan.units[0];
+__device__ __forceinline__ void locate(Item<R>& at, const Plan& plan, int begin, int steps, int item,
+                                       int items) {
+  at.steps = at.left = 0;
+  if (item >= items) return;
+  const int u = unit_of(plan, item), part = item - u * plan.parts, unit = begin + u;
+  const bool second = unit >= plan.units[0];
   const Matrix& w = plan.p.segment[second ? 1 : 0].w;
-  const int row = (second ? at.unit - plan.units[0] : at.unit) * R;
-  const int vectors = w.row_bytes / 16;
+  const int row = (second ? unit - plan.units[0] : unit) * R;
+  cut(at, steps * part * plan.reciprocal >> 16, steps * (part + 1) * plan.reciprocal >> 16, w.row_bytes);
 #pragma unroll
-  for (int r = 0; r < R; ++r) {
-    const int mine = min(row + r, w.rows - 1);
-    const std::byte* codes = w.codes + static_cast<std::int64_t>(mine) * w.row_bytes;
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      // Beyond the end the row's first bytes are read again and count nothing: cheaper than a branch.
-      const int vector = (at.step + s) * 32 + lane;
-      const bool inside = vector < vectors;
-      const int safe = inside ? vector : 0;
-      b.v[r][s] = load_weights(codes + static_cast<std::int64_t>(safe) * 16);
-      const float scale = block_scale(w.scale, w.scale_cols, mine + w.row_shift, safe * V + w.col_shift);
-      b.scale[r][s] = inside ? scale : 0.0f;
-    }
-  }
+  for (int r = 0; r < R; ++r) point_at<C>(at, r, w, w.codes, w.scale, min(row + r, w.rows - 1));
 }
 
 // Rotates a pair of outputs by the row's position; see Rotation.
@@ -78,85 +58,89 @@ __device__ __forceinline__ void rotate_pair(float& a, float& b, const Rotation& 
 }
 
 template <Code C, int TT, int R>
-__global__ void __launch_bounds__(kThreads) gemv_kernel(const __grid_constant__ Plan plan) {
+__global__ void __launch_bounds__(kThreads, 2) gemv_kernel(const __grid_constant__ Plan plan) {
   constexpr int V = Vec<C>::kValues;
-  extern __shared__ __align__(16) float staged[];
-  __shared__ float sums[TT * kMostGroups];
+  extern __shared__ __align__(16) float memory[];
+  __shared__ float sums[TT * kWarps];
   const GemvParams& p = plan.p;
   let_next_start();
 
   const int total = plan.units[0] + plan.units[1];
   const int begin = static_cast<int>(static_cast<std::int64_t>(total) * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(static_cast<std::int64_t>(total) * (blockIdx.x + 1) / gridDim.x);
-  const int lane = threadIdx.x % 32;
+  const int units = static_cast<int>(static_cast<std::int64_t>(total) * (blockIdx.x + 1) / gridDim.x) - begin;
+  const int lane = threadIdx.x % 32, items = units * plan.parts;
   const int columns = staged_columns<V>(p.input.cols), steps = columns / (32 * V);
   const int first_row = static_cast<int>(blockIdx.y) * TT;
+  float* partial = memory + staging_floats<V>(p.input, TT);  // (items, R, TT)
 
-  Cursor at{begin + static_cast<int>(threadIdx.x / 32), 0};
-  Batch<R> next;
-  if (at.unit < end) load_batch<C, R>(next, plan, at);
-  prefetch_norm(p.input);
+  int item = static_cast<int>(threadIdx.x) / 32;
+  Item<R> at;
+  locate<C>(at, plan, begin, steps, item, items);
+  Vector vector[kItemVectors];
+#pragma unroll
+  for (int i = 0; i < kItemVectors; ++i) load_vector<C>(vector[i], at, i);
+  const Staging<V, TT> staging(memory, p.input, first_row, p.rows - 1);
   wait_for_previous();
-  stage_rows<V, TT>(staged, p.input, first_row, p.rows - 1, sums);
+  staging.finish(p.input, sums);
   __syncthreads();  // the staged rows are visible to every warp
 
-  float sum[R][TT] = {};
-  while (at.unit < end) {
-    const Batch<R> batch = next;
-    Cursor then{at.unit, at.step + kSteps};
-    const bool last = then.step >= steps;
-    if (last) then = {at.unit + kWarps, 0};
-    if (then.unit < end) load_batch<C, R>(next, plan, then);
+#pragma unroll 1
+  while (item < items) {
+    const float* x = memory + at.step * 32 * V;
+    const int now = at.steps, next = item + kWarps;
+    locate<C>(at, plan, begin, steps, next, items);
+    float sum[R][TT] = {};
+    add_item<C>(sum, vector, now, x, columns, at);
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const float* x =
-          staged + min(at.step + s, steps - 1) * 32 * V;  // beyond the last step the scale is zero
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        float w[V];
-        Vec<C>::decode(batch.v[r][s], w);
-#pragma unroll
-        for (int t = 0; t < TT; ++t)
-          sum[r][t] = __fmaf_rn(dot_step<V>(w, x + t * columns, lane), batch.scale[r][s], sum[r][t]);
-      }
-    }
-    if (last) {
-      const bool second = at.unit >= plan.units[0];
-      const Segment& segment = p.segment[second ? 1 : 0];
-      const int n = (second ? at.unit - plan.units[0] : at.unit) * R;
+    for (int r = 0; r < R; ++r)
 #pragma unroll
       for (int t = 0; t < TT; ++t) {
-#pragma unroll
-        for (int r = 0; r < R; ++r) sum[r][t] = warp_sum(sum[r][t]);
-        const int row = first_row + t;
-        if (lane == 0 && row < p.rows) {
-          if constexpr (R == 2)
-            if (segment.rotation.position != nullptr)
-              rotate_pair(sum[0][t], sum[1][t], segment.rotation, row, n);
-#pragma unroll
-          for (int r = 0; r < R; ++r) {
-            if (n + r >= segment.w.rows) continue;
-            float* out = segment.out + row * segment.stride + n + r;
-            *out = p.add ? __fadd_rn(*out, sum[r][t]) : sum[r][t];
-          }
-        }
-#pragma unroll
-        for (int r = 0; r < R; ++r) sum[r][t] = 0;
+        const float whole = warp_sum(sum[r][t]);
+        if (lane == 0) partial[(item * R + r) * TT + t] = whole;
       }
-    }
-    at = then;
+    item = next;
   }
+  __syncthreads();  // sums of all items are visible
+  for (int i = static_cast<int>(threadIdx.x); i < units * TT; i += kThreads) {
+    const int u = i / TT, t = i % TT, row = first_row + t;
+    if (row >= p.rows) continue;
+    const bool second = begin + u >= plan.units[0];
+    const Segment& segment = p.segment[second ? 1 : 0];
+    const int n = (second ? begin + u - plan.units[0] : begin + u) * R;
+    float v[R] = {};
+    for (int part = 0; part < plan.parts; ++part)
+#pragma unroll
+      for (int r = 0; r < R; ++r) v[r] = __fadd_rn(v[r], partial[((u * plan.parts + part) * R + r) * TT + t]);
+    if constexpr (R == 2)
+      if (segment.rotation.position != nullptr) rotate_pair(v[0], v[1], segment.rotation, row, n);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (n + r >= segment.w.rows) continue;
+      float* out = segment.out + row * segment.stride + n + r;
+      *out = p.add ? __fadd_rn(*out, v[r]) : v[r];
+    }
+  }
+}
+
+// Two blocks share a multiprocessor; a block has an item for each warp, and no more than there is room for
+// sums.
+int blocks_of(const Launch& on, int items, int staged_floats) {
+  const int full = on.multiprocessors * (staged_floats > 24 * 1024 ? 1 : 2);
+  return std::max(std::min((items + kWarps - 1) / kWarps, full), (items + 1023) / 1024);
 }
 
 template <Code C, int TT, int R>
 void launch_gemv(const Launch& on, const GemvParams& p) {
-  Plan plan{p, {0, 0}};
+  constexpr int V = Vec<C>::kValues;
+  Plan plan{p, {0, 0}, 0, 0};
   for (int i = 0; i < p.segments; ++i) plan.units[i] = (p.segment[i].w.rows + R - 1) / R;
-  const int units = plan.units[0] + plan.units[1];
-  const std::size_t shared = sizeof(float) * TT * staged_columns<Vec<C>::kValues>(p.input.cols);
-  // Two or three blocks share a multiprocessor; a block has at least one unit per warp.
-  const int blocks =
-      std::min((units + kWarps - 1) / kWarps, on.multiprocessors * (shared > 96 * 1024 ? 1 : 2));
+  const int units = plan.units[0] + plan.units[1], columns = staged_columns<V>(p.input.cols);
+  plan.parts = (columns / (32 * V) + kItemSteps<R> - 1) / kItemSteps<R>;
+  plan.reciprocal = (65536 + plan.parts - 1) / plan.parts;
+  const int blocks = blocks_of(on, units * plan.parts, TT * columns);
+  const int most = (units + blocks - 1) / blocks * plan.parts;
+  const std::size_t shared = sizeof(float) * (static_cast<std::size_t>(staging_floats<V>(p.input, TT)) +
+                                              static_cast<std::size_t>(most * R * TT));
   launch_kernel(on, gemv_kernel<C, TT, R>, dim3(blocks, (p.rows + TT - 1) / TT), kThreads, shared, plan);
 }
 
@@ -174,8 +158,7 @@ void choose_width(const Launch& on, const GemvParams& p) {
   const bool rotated = p.segment[0].rotation.position != nullptr ||
                        (p.segments == 2 && p.segment[1].rotation.position != nullptr);
   const int rows = p.segment[0].w.rows + (p.segments == 2 ? p.segment[1].w.rows : 0);
-  // Two rows a warp halve the reads of shared memory; one row a warp spreads a small matrix over more warps.
-  if (rotated || rows >= on.multiprocessors * kWarps * 8) return choose_rows<C, 2>(on, p);
+  if (rotated || rows >= kPairedRows) return choose_rows<C, 2>(on, p);
   choose_rows<C, 1>(on, p);
 }
 
