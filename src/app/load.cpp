@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 
 #include "src/app/gpu_lock.h"
 #include "src/app/input.h"
@@ -14,7 +15,7 @@
 namespace fathom {
 namespace {
 
-constexpr double kLongLoad = 3;  // seconds
+constexpr double kLongLoad = 2;  // seconds
 
 BackendChoice backend_of(const Options& o) {
   return o.backend == "cuda" ? BackendChoice::cuda : o.backend == "cpu" ? BackendChoice::cpu : BackendChoice::automatic;
@@ -119,12 +120,7 @@ LoadedModel load_model(App& app, const EngineOptions& options) {
   LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
   app.terminal.progress("");
   warn_of_shared_gpu(app);
-  // Who has waited wants to know for what; a model that is there at once has nothing to explain.
-  const std::string plan = plan_line(*loaded.engine, loaded.name);
-  if (loaded.engine->load_seconds() > kLongLoad)
-    app.terminal.notice(plan);
-  else
-    app.terminal.detail(plan);
+  app.terminal.detail(plan_line(*loaded.engine, loaded.name));
   if (app.terminal.verbose() > 1)
     for (const std::string& note : loaded.engine->notes()) app.terminal.detail(note);
   return loaded;
@@ -132,8 +128,15 @@ LoadedModel load_model(App& app, const EngineOptions& options) {
 
 std::unique_ptr<Forward> forward_of(App& app, const Engine& engine) {
   if (app.hooks.make_forward) return app.hooks.make_forward(engine);
-  Progress uploading(app.terminal, "uploading");
-  return engine.make_forward(1, [&](std::uint64_t done, std::uint64_t total) { uploading.bytes(done, total); });
+  const auto begin = std::chrono::steady_clock::now();
+  std::optional<Progress> uploading(std::in_place, app.terminal, "uploading");
+  auto forward = engine.make_forward(1, [&](std::uint64_t done, std::uint64_t total) { uploading->bytes(done, total); });
+  uploading.reset();
+  // Who has waited wants to know for what; a model that is there at once has nothing to explain. -v has said it before.
+  const double waited = engine.load_seconds() + std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (waited > kLongLoad && app.terminal.verbose() == 0)
+    app.terminal.notice(fmt::format("{} ({})", plan_line(engine, engine.label()), duration_text(waited)));
+  return forward;
 }
 
 SamplingParams sampling_of(const Options& o, const GenerationConfig& generation) {
