@@ -140,6 +140,40 @@ TEST_CASE("limits: odd command lines and environments") {
   });
 }
 
+// An answer is never written over what it answers: the file keeps its bytes, whatever it is called by.
+TEST_CASE("limits: an output that is also an input") {
+  const test::TempDir dir;
+  dir.write("a", "[{\"role\":\"user\",\"content\":\"hi\"}]\n");
+  dir.write("b", "{\"prompt\":\"hi\"}\n");
+  dir.write("ids", "1,2,3\n");
+  fs::create_symlink("a", dir.file("link"));
+  fs::create_hard_link(dir.file("a"), dir.file("hard"));
+  const std::string before =
+      read_file(dir.file("a"), 1000) + read_file(dir.file("b"), 1000) + read_file(dir.file("ids"), 1000);
+  const std::string
+      in = "cd " + dir.path() + "; ",
+      run = "\"$FATHOM\" run -m \"$OLDPWD/models/minnow\" --backend cpu --threads 1 -n 2 --greedy ";
+  check_all({
+      {"--file", 2, "--output a: this is the file of --file", in + run + "--file a -o a"},
+      {"--file through a link", 2, "--file", in + run + "--file a -o link"},
+      {"--file by another name", 2, "--file", in + run + "--file hard -o ./a hi"},
+      {"--messages", 2, "--messages", in + run + "--messages a -o a"},
+      {"--system-file", 2, "--system-file", in + run + "--system-file a -o a hi"},
+      {"--template", 2, "--template", in + run + "--template a -o a hi"},
+      {"--ids", 2, "--ids", in + run + "--ids @ids -o ids"},
+      {"--config", 2, "", in + run + "--config a -o a hi"},
+      {"--session", 2, "--session", in + run + "--session a -o a hi"},
+      {"a session that is new", 2, "--session", in + run + "--session new -o new hi"},
+      {"--batch", 2, "--batch", in + run + "--batch b -o b"},
+      {"standard input", 2, "standard input", in + run + "-o a <a"},
+      {"another file", 0, "", in + run + "--file a -o c"},
+      {"a device", 0, "", in + run + "--file a -o /dev/null </dev/null"},
+  });
+  CHECK(read_file(dir.file("a"), 1000) + read_file(dir.file("b"), 1000) + read_file(dir.file("ids"), 1000) ==
+        before);
+  CHECK_FALSE(fs::exists(dir.file("new")));
+}
+
 TEST_CASE("limits: odd prompts") {
   const std::string ask = kRun + "--greedy ";
   check_all({

@@ -368,6 +368,7 @@ BatchDone parse_batch_output(std::string_view text) {
 
 Exit batch_command(App& app) {
   if (app.options.timeout_ms) signals::set_time_limit(*app.options.timeout_ms);  // loading counts too
+  check_output_is_no_input(app.options);
   return Batch(app).run();
 }
 

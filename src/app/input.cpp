@@ -9,6 +9,7 @@
 #include "src/app/signals.h"
 #include "src/base/descriptor.h"
 #include "src/base/error.h"
+#include "src/base/file.h"
 #include "src/base/json.h"
 #include "src/base/utf8.h"
 
@@ -107,6 +108,27 @@ void check_no_input(const Options& o, const Terminal& terminal) {
 }
 
 }  // namespace
+
+void check_output_is_no_input(const Options& o) {
+  if (!o.output) return;
+  const auto refuse = [&](std::string_view what) {
+    usage(fmt::format("--output {}: this is the file of {}; it would be overwritten", *o.output, what),
+          "name another file with --output");
+  };
+  const auto check = [&](const std::optional<std::string>& path, std::string_view flag) {
+    if (path && *path != "-" && same_file(*o.output, *path)) refuse(flag);
+  };
+  for (const std::string& file : o.files) check(file, "--file");
+  check(o.messages, "--messages");
+  check(o.batch, "--batch");
+  check(o.system_file, "--system-file");
+  check(o.chat_template, "--template");
+  check(o.config_file, "--config");
+  check(o.session, "--session");
+  if (o.session == o.output) refuse("--session");  // not there yet
+  if (o.ids && o.ids->starts_with('@')) check(o.ids->substr(1), "--ids");
+  if (same_file(*o.output, STDIN_FILENO)) refuse("standard input");
+}
 
 std::string read_prompt_file(const std::string& path, std::uint64_t max_bytes, Terminal& terminal) {
   if (path == "-") return decode_text(read_stdin(max_bytes, terminal), "standard input", terminal);

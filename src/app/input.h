@@ -26,6 +26,11 @@ struct Input {
 // io beyond --max-input.
 Input read_run_input(const Options& options, Terminal& terminal);
 
+// Refuses to write the answer over what the run reads: --output naming a prompt file, the messages, the
+// batch, the system prompt, the ids, the template, the configuration or the conversation, under any name, or
+// standard input's file. Errors: usage.
+void check_output_is_no_input(const Options& options);
+
 // Text of a prompt file or of standard input ("-"): a UTF-8 byte order mark is dropped, what is no UTF-8 becomes U+FFFD
 // with a warning. Errors: usage for UTF-16; not_found, io.
 std::string read_prompt_file(const std::string& path, std::uint64_t max_bytes, Terminal& terminal);

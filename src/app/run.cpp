@@ -128,6 +128,7 @@ Exit exit_of(const GenerationResult& r, const Options& options) {
 Exit run_command(App& app) {
   const Options& o = app.options;
   if (o.timeout_ms) signals::set_time_limit(*o.timeout_ms);
+  check_output_is_no_input(o);
   Input input = read_run_input(o, app.terminal);
   const std::unique_ptr<Output> output = make_output(o, app.terminal);
   const LoadedModel model = load_model(app, input.kind != Input::Kind::ids);
