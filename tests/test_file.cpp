@@ -62,6 +62,61 @@ TEST_CASE("file: names with a way out of the directory are refused, below it the
     CHECK(outcome_of([&] { (void)files.open(name); }).code == Exit::bad_checkpoint);
 }
 
+TEST_CASE("file: a save removes what killed processes left of earlier ones, and nothing else") {
+  const test::TempDir dir;
+  const std::string path = dir.file("saved");
+  const std::vector<std::string> kept{"saved.fathom-2-0.tmp",
+                                      "saved.fathom-3-0.tmp",
+                                      "other.fathom-1-0.tmp",
+                                      "saved.fathom-.tmp",
+                                      "saved.fathom-1x.tmp",
+                                      "saved.fathom-1-0.tmp.old",
+                                      "saved.tmp",
+                                      "saved2"};
+  for (const std::string& name : kept) dir.write(name, "kept");
+  for (const char* name : {"saved.fathom-1-0.tmp", "saved.fathom-4194305-17.tmp"}) dir.write(name, "left");
+  std::filesystem::remove(dir.file(kept[0]));
+  std::filesystem::create_symlink("saved2", dir.file(kept[0]));
+  std::filesystem::create_directory(dir.file("saved.fathom-5-0.tmp"));
+  AppendFile other(dir.file(kept[1]));  // another process is writing it
+  REQUIRE(other.lock(false));
+  AtomicFile first(path);
+  first.write("first");
+  {
+    AtomicFile second(path);  // begun while the first is not done
+    second.write("second");
+    second.commit();
+  }
+  CHECK(read_file(path, 100) == "second");
+  first.commit();
+  CHECK(read_file(path, 100) == "first");
+  for (const std::string& name : kept) {
+    CAPTURE(name);
+    CHECK(std::filesystem::exists(dir.file(name)));
+    CHECK(read_file(dir.file(name), 100) == "kept");
+  }
+  CHECK(FileSet::directory(dir.path()).list().size() == kept.size() + 2);
+}
+
+TEST_CASE("file: two names of one file are the same, other things are not") {
+  const test::TempDir dir;
+  dir.write("a", "x");
+  dir.write("b", "x");
+  std::filesystem::create_symlink("a", dir.file("link"));
+  std::filesystem::create_hard_link(dir.file("a"), dir.file("hard"));
+  CHECK(same_file(dir.file("a"), dir.file("a")));
+  CHECK(same_file(dir.file("link"), dir.file("a")));
+  CHECK(same_file(dir.file("a"), dir.file("hard")));
+  CHECK_FALSE(same_file(dir.file("a"), dir.file("b")));
+  CHECK_FALSE(same_file(dir.file("a"), dir.file("absent")));
+  CHECK_FALSE(same_file(dir.file("absent"), dir.file("absent")));
+  CHECK_FALSE(same_file("/dev/null", "/dev/null"));
+  const File f = File::open_read(dir.file("a"));
+  CHECK(same_file(dir.file("link"), f.descriptor()));
+  CHECK_FALSE(same_file(dir.file("b"), f.descriptor()));
+  CHECK_FALSE(same_file(dir.file("a"), -1));
+}
+
 TEST_CASE("file: a conversation is held by one process at a time") {
   const test::TempDir dir;
   const SessionHeader header{"m", "f", "n"};

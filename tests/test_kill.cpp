@@ -90,6 +90,8 @@ TEST_CASE("kill -9: a file put in place of another") {
         CHECK((now == "old" || now == big));
         put(path, "later");
         CHECK(read_file(path, 100) == "later");
+        CHECK(FileSet::directory(dir.path()).list() ==
+              std::vector<std::string>{"saved"});  // no temporary file either
       });
 }
 

@@ -48,6 +48,21 @@ FileIdentity identity_of(const struct stat& s) {
   return {s.st_dev, s.st_ino, static_cast<std::uint64_t>(s.st_size), ns(s.st_mtim), ns(s.st_ctim)};
 }
 
+// Makes the names in the directory `path` survive a power loss.
+void sync_directory(const std::string& path) {
+  const int dir = system_call([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+  if (dir < 0) fail_io("cannot open the directory to sync it", path, errno);
+  const int synced = system_call([&] { return ::fsync(dir); });
+  const int e = errno;
+  ::close(dir);
+  // Some file systems cannot sync a directory; the change itself has happened.
+  if (synced != 0 && e != EINVAL && e != ENOTSUP) fail_io("cannot sync the directory", path, e);
+}
+
+bool same_regular_file(const struct stat& a, const struct stat& b) {
+  return S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 std::string parent_of(const std::string& path) {
   const auto slash = path.rfind('/');
   if (slash == std::string::npos) return ".";
@@ -147,6 +162,18 @@ bool on_network_file_system(const std::string& path) {
   return std::find(kMagic.begin(), kMagic.end(), static_cast<std::uint32_t>(s.f_type)) != kMagic.end();
 }
 
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat s{};
+  struct stat t{};
+  return ::stat(a.c_str(), &s) == 0 && ::stat(b.c_str(), &t) == 0 && same_regular_file(s, t);
+}
+
+bool same_file(const std::string& path, int fd) {
+  struct stat s{};
+  struct stat t{};
+  return ::stat(path.c_str(), &s) == 0 && ::fstat(fd, &t) == 0 && same_regular_file(s, t);
+}
+
 void make_directory(const std::string& path, mode_t mode) {
   struct stat s{};
   if (system_call([&] { return ::mkdir(path.c_str(), mode); }) == 0) return;
@@ -172,14 +199,73 @@ std::string read_file(const std::string& path, std::uint64_t max_bytes) {
 
 // -- AtomicFile ---------------------------------------------------------------------------------------------------
 
-AtomicFile::AtomicFile(std::string path, mode_t mode) : path_(std::move(path)) {
-  for (int attempt = 0; fd_ < 0; ++attempt) {
-    temporary_ = fmt::format("{}.{}-{}.tmp", path_, ::getpid(), attempt);
-    fd_ = system_call([&] {
-      return ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-    });
-    if (fd_ < 0 && (errno != EEXIST || attempt > 100)) fail_io("cannot create", temporary_, errno);
+namespace {
+
+// PATH.fathom-PID-N.tmp
+constexpr std::string_view kTemporary = ".fathom-", kTemporaryEnd = ".tmp";
+
+struct Closer {
+  int fd;
+  ~Closer() {
+    if (fd >= 0) ::close(fd);
   }
+};
+
+// False when another open file holds the lock. True on a file system that knows no locks.
+bool lock_now(int fd) { return ::flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
+
+bool is_temporary_of(std::string_view base, std::string_view name) {
+  if (!name.starts_with(base)) return false;
+  name.remove_prefix(base.size());
+  if (!name.starts_with(kTemporary) || !name.ends_with(kTemporaryEnd)) return false;
+  name.remove_prefix(kTemporary.size());
+  name.remove_suffix(std::min(name.size(), kTemporaryEnd.size()));
+  return !name.empty() && name.find_first_not_of("0123456789-") == name.npos;
+}
+
+// Removes `path` if it is a file of this user that no process has locked.
+void remove_unlocked(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) return;
+  struct stat s {};
+  if (::fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && s.st_uid == ::geteuid() &&
+      ::flock(fd, LOCK_EX | LOCK_NB) == 0)
+    ::unlink(path.c_str());
+  ::close(fd);
+}
+
+// Removes what killed processes left of earlier saves of `path`. Whatever cannot be read or removed stays.
+void remove_abandoned(const std::string& path) {
+  const std::string parent = parent_of(path);
+  const std::string base = path.substr(path.rfind('/') + 1);  // npos + 1 is 0
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(parent.c_str()), &::closedir);
+  if (dir == nullptr) return;
+  while (const dirent* entry = ::readdir(dir.get()))
+    if (is_temporary_of(base, entry->d_name)) remove_unlocked(fmt::format("{}/{}", parent, entry->d_name));
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::string path, mode_t mode) : path_(std::move(path)) {
+  remove_abandoned(path_);
+  for (int attempt = 0; !create(attempt, mode); ++attempt)
+    if (attempt > 100) fail_io("cannot create", temporary_, EEXIST);
+}
+
+bool AtomicFile::create(int attempt, mode_t mode) {
+  temporary_ = fmt::format("{}{}{}-{}{}", path_, kTemporary, ::getpid(), attempt, kTemporaryEnd);
+  const int fd = system_call(
+      [&] { return ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode); });
+  if (fd < 0 && errno == EEXIST) return false;
+  if (fd < 0) fail_io("cannot create", temporary_, errno);
+  // Somebody who tidies up may have found the file before the lock was on it.
+  struct stat s {};
+  if (!lock_now(fd) || (::fstat(fd, &s) == 0 && s.st_nlink == 0)) {
+    ::close(fd);
+    return false;
+  }
+  fd_ = fd;
+  return true;
 }
 
 AtomicFile::~AtomicFile() {
@@ -207,6 +293,9 @@ void AtomicFile::write_at(std::uint64_t offset, Bytes bytes) {
 
 void AtomicFile::commit() {
   if (system_call([&] { return ::fsync(fd_); }) != 0) fail_io("cannot sync", path_, errno);
+  // The lock outlives the descriptor, until the file has its name.
+  const Closer lock{system_call([&] { return ::fcntl(fd_, F_DUPFD_CLOEXEC, 0); })};
+  if (lock.fd < 0) fail_io("cannot duplicate the descriptor", path_, errno);
   // close() is not retried on EINTR: the descriptor is gone either way.
   const int closed = faults::trip(faults::Site::io) ? (::close(fd_), errno = EIO, -1) : ::close(fd_);
   fd_ = -1;
@@ -214,14 +303,7 @@ void AtomicFile::commit() {
   if (system_call([&] { return ::rename(temporary_.c_str(), path_.c_str()); }) != 0)
     fail_io("cannot rename into place", path_, errno);
   temporary_.clear();
-  const std::string parent = parent_of(path_);
-  const int dir = system_call([&] { return ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
-  if (dir < 0) fail_io("cannot open the directory to sync it", parent, errno);
-  const int synced = system_call([&] { return ::fsync(dir); });
-  const int e = errno;
-  ::close(dir);
-  // Some file systems cannot sync a directory; the rename itself has happened.
-  if (synced != 0 && e != EINVAL && e != ENOTSUP) fail_io("cannot sync the directory", parent, e);
+  sync_directory(parent_of(path_));
 }
 
 // -- AppendFile ---------------------------------------------------------------------------------------------------
@@ -310,6 +392,8 @@ void AppendFile::append(std::string_view record, bool sync) {
   }
   if (sync && system_call([&] { return ::fsync(fd_); }) != 0 && errno != EINVAL) fail_io("cannot sync", path_, errno);
 }
+
+void AppendFile::sync_name() const { sync_directory(parent_of(path_)); }
 
 void AppendFile::truncate(std::uint64_t bytes) {
   if (system_call([&] { return ::ftruncate(fd_, static_cast<off_t>(bytes)); }) != 0) fail_io("cannot cut", path_, errno);

@@ -72,6 +72,11 @@ Blob map_file(const File& file, bool use_mmap = true);
 // mapping: a lost server would arrive as SIGBUS. False when it cannot be told.
 bool on_network_file_system(const std::string& path);
 
+// True if both name one regular file, links followed; the second may be an open descriptor. False when either
+// is absent.
+bool same_file(const std::string& a, const std::string& b);
+bool same_file(const std::string& path, int fd);
+
 // Creates the directory `path` (its parent exists) unless it is there. Errors: io.
 void make_directory(const std::string& path, mode_t mode = 0777);
 
@@ -81,8 +86,10 @@ bool owned_by_us(const std::string& path);
 // Reads a whole small file. Errors: not_found, io; `too_large` is thrown when it exceeds max_bytes.
 std::string read_file(const std::string& path, std::uint64_t max_bytes);
 
-// Writes `path` so that a reader, or a crash at any moment, sees the old content or the new one: temporary file in the
-// same directory (O_EXCL, mode), fsync, rename, fsync of the directory. Not committed: the temporary is removed.
+// Writes `path` so that a reader, or a crash at any moment, sees the old content or the new one: temporary
+// file in the same directory (O_EXCL, mode), fsync, rename, fsync of the directory. Not committed: the
+// temporary is removed. What a killed process left of an earlier save of `path` is removed too: the writer of
+// a temporary file holds a lock on it.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path, mode_t mode = 0644);
@@ -96,6 +103,8 @@ class AtomicFile {
   void commit();
 
  private:
+  // Opens a new temporary file; false when the name is taken.
+  bool create(int attempt, mode_t mode);
   std::string path_, temporary_;
   int fd_ = -1;
 };
@@ -126,6 +135,8 @@ class AppendFile {
   std::string tail(std::uint64_t max_bytes) const;
   // Appends `record` with one write and, if asked, syncs it. Errors: io; a record written in part is cut off again.
   void append(std::string_view record, bool sync);
+  // Makes the name of a new file survive a power loss, as a synced append does its content. Errors: io.
+  void sync_name() const;
   // Cuts the file to `size` bytes. Errors: io.
   void truncate(std::uint64_t size);
 
