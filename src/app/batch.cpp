@@ -174,6 +174,7 @@ class Records {
     file_.emplace(*options.output, 0644, AppendFile::Links::follow);
     if (!file_->lock(false))
       throw Error(Exit::io, fmt::format("{}: another fathom is writing it", *options.output), "wait for it, or name another file").at(*options.output);
+    if (file_->size() == 0) file_->sync_name();
     resume(*options.output);
   }
   bool done(const std::string& id) const { return done_.contains(id); }

@@ -122,8 +122,11 @@ Session Session::open(const std::string& path, const SessionHeader& header) {
   if (size > kMaxBytes)
     throw Error(Exit::bad_checkpoint, fmt::format("{}: expected at most {} bytes, found {}", path, kMaxBytes, size)).at(path);
   if (size == 0) {
-    file.append(session_line(header), true);
-    return Session(std::move(file), SessionText{.header = header, .messages = {}, .notes = {}, .good_bytes = 0});
+    // In place of the empty file: a power loss leaves no half of a first line, which nobody could tell from
+    // another's file.
+    save_session(path, header, {});
+    return Session(open_locked(path),
+                   SessionText{.header = header, .messages = {}, .notes = {}, .good_bytes = 0});
   }
   const std::string text = file.tail(kMaxBytes);
   SessionText parsed = parse_session(text, path);
