@@ -196,6 +196,7 @@ Value int_filter(Call& c) {
   } else {
     real = as_number(c.value);
   }
+  if (real && std::isfinite(*real) && !truncated(*real)) c.m.fail("an integer of more than 64 bits");
   const auto i = real ? truncated(*real) : std::nullopt;
   return i ? Value(*i) : otherwise;
 }
@@ -224,6 +225,18 @@ double rounded(double v, std::int64_t precision) {
   return out;
 }
 
+// To a multiple of 10^-precision, a half to the even one; `precision` is negative.
+std::int64_t rounded_integer(Meter& m, std::int64_t v, std::int64_t precision) {
+  if (precision < -19) return 0;
+  __int128 unit = 1;
+  for (; precision < 0; ++precision) unit *= 10;
+  const __int128 rest = ((v % unit) + unit) % unit, down = v - rest;
+  const bool up = 2 * rest > unit || (2 * rest == unit && (down / unit) % 2 != 0);
+  const __int128 out = up ? down + unit : down;
+  if (out > INT64_MAX || out < INT64_MIN) m.fail("an integer of more than 64 bits");
+  return static_cast<std::int64_t>(out);
+}
+
 Value round_filter(Call& c) {
   const std::int64_t precision = c.p.integer("precision", 0);
   const Value* given = c.p.take("method");
@@ -232,7 +245,7 @@ Value round_filter(Call& c) {
   const auto v = as_number(c.value);
   if (!v) c.m.fail("round: expected a number, found {}", type_name(c.value));
   if (method == "common") {
-    if (as_integer(c.value) && precision >= 0) return *as_integer(c.value);
+    if (const auto i = as_integer(c.value)) return precision >= 0 ? *i : rounded_integer(c.m, *i, precision);
     return rounded(*v, precision);
   }
   if (method != "ceil" && method != "floor") c.m.fail("round: unknown method '{}'", method);
@@ -366,7 +379,7 @@ Value dictsort(Call& c) {
   const bool descending = c.p.flag("reverse", false);
   const Dict* d = as_dict(c.value);
   if (!d || d->space) c.m.fail("dictsort: expected a mapping, found {}", type_name(c.value));
-  const std::string_view by_name = by && as_text(*by) ? as_text(*by)->view() : "key";
+  const std::string_view by_name = !by ? "key" : as_text(*by) ? as_text(*by)->view() : "";
   if (by_name != "key" && by_name != "value") c.m.fail("dictsort: by is 'key' or 'value'");
   const Value position = std::int64_t{by_name == "value" ? 1 : 0};
   const Value pairs = pair_list(c, *d, List::Form::list);
@@ -545,7 +558,10 @@ std::optional<bool> plain_test(Meter& m, std::string_view name, const Value& v) 
   if (name == "mapping") return as_dict(v) && !as_dict(v)->space;
   if (name == "iterable") return iterable(v);
   if (name == "sequence") return sequence(v);
-  if (name == "callable") return std::holds_alternative<Callable*>(v) || is_undefined(v);
+  if (name == "callable") {
+    const auto* c = std::get_if<Callable*>(&v);
+    return c ? (*c)->kind != Callable::Kind::cycler : is_undefined(v);
+  }
   if (name == "odd") return integer_for(m, name, v) % 2 != 0;
   if (name == "even") return integer_for(m, name, v) % 2 == 0;
   if (name == "lower") return is_case(m, v, Case::lower);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdint>
 #include <optional>
 
@@ -253,7 +254,31 @@ class Lexer {
     return i;
   }
 
+  // 0x1F, 0o17, 0b101, with single underscores before digits; false when there is none here.
+  bool based_number() {
+    const std::string_view s = std::string_view(source_).substr(at_);
+    if (s.size() < 3 || s[0] != '0') return false;
+    const char mark = static_cast<char>(s[1] | 0x20);
+    const int base = mark == 'x' ? 16 : mark == 'o' ? 8 : mark == 'b' ? 2 : 0;
+    if (base == 0) return false;
+    const auto is_place = [&](std::size_t i) {
+      return i < s.size() && hex_value(s[i]) >= 0 && hex_value(s[i]) < base;
+    };
+    std::string text;
+    std::size_t end = 2;
+    for (; is_place(end) || (end < s.size() && s[end] == '_' && is_place(end + 1)); ++end)
+      if (s[end] != '_') text += s[end];
+    if (text.empty() || (end < s.size() && is_word(s[end]))) return false;
+    std::uint64_t v = 0;
+    // One that does not fit stays so, and the parser says it.
+    if (std::from_chars(text.data(), text.data() + text.size(), v, base).ec != std::errc()) v = UINT64_MAX;
+    emit(Token::Kind::integer, std::to_string(v));
+    advance(end);
+    return true;
+  }
+
   void number() {
+    if (based_number()) return;
     std::size_t end = digits(at_);
     bool real = false;
     const auto digit_at = [&](std::size_t i) { return i < source_.size() && is_digit(source_[i]); };
@@ -336,7 +361,7 @@ class Lexer {
           i = code(s, i, 8, out);
           break;
         case 'N':
-          fail("the string escape \\N is not supported", line_);
+          syntax_error(true, where_, line_, "the string escape \\N is not supported");
         default:
           if (c >= '0' && c <= '7') {
             i = octal(s, i, out);

@@ -183,7 +183,12 @@ bool equal_at(Meter& m, const Value& a, const Value& b, int depth) {
   }
   if (const List* l = as_list(a)) return equal_lists(m, *l, *as_list(b), depth);
   if (const Dict* d = as_dict(a)) return equal_dicts(m, *d, *as_dict(b), depth);
-  if (std::holds_alternative<Callable*>(a)) return std::get<Callable*>(a) == std::get<Callable*>(b);
+  if (std::holds_alternative<Callable*>(a)) {
+    const Callable *ca = std::get<Callable*>(a), *cb = std::get<Callable*>(b);
+    // A function is made anew wherever it is named.
+    const bool functions = ca->kind == Callable::Kind::function && cb->kind == Callable::Kind::function;
+    return ca == cb || (functions && *ca->name == *cb->name);
+  }
   return is_undefined(a) || is_none(a);
 }
 
