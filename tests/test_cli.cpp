@@ -51,6 +51,16 @@ TEST_CASE("cli: usage errors are quick, say what was meant and leave stdout empt
   CHECK(best < 0.030);
 }
 
+TEST_CASE("cli: a wrong value in the configuration file is reported with its line") {
+  const test::TemporaryDirectory dir;
+  const std::string file = dir.file("c.toml", "# mine\ntop-p = 0.9\ntemp = \"hot\"\n");
+  const Outcome r = run({"run", "--config", file, "hi"});
+  CHECK(r.code == 2);
+  CHECK(r.err.starts_with(fmt::format("fathom: {}:3: temp: expected a number from 0 to 100", file)));
+  // What is typed is not the file's fault, and replaces it.
+  CHECK(run({"run", "--config", file, "--temp", "0,5", "hi"}).err.starts_with("fathom: --temp: expected"));
+}
+
 TEST_CASE("cli: an error is an object on stdout too when JSON is asked for") {
   const Outcome r = run({"run", "--json", "--temp", "hot", "x"});
   CHECK(r.code == 2);

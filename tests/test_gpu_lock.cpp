@@ -130,6 +130,11 @@ TEST_CASE("gpu lock: a second run warns and goes on; without memory it ends and 
   CHECK(alone.code == 0);
   CHECK(alone.out == "yes\n");
   CHECK(alone.err.empty());
+  // With little memory a run says which context it has chosen instead of 32,768; asked for, it is not chosen.
+  const std::uint64_t less = 6u << 20;
+  const test::Outcome chosen = test::shell(fathom(less, "") + " -v");
+  CHECK_MESSAGE(chosen.err.find(": as much as the memory holds\n") != std::string::npos, chosen.err);
+  CHECK(test::shell(fathom(less, "") + " -v --ctx 1024").err.find("as much as") == std::string::npos);
   // The first holds the lock while its model answers without end; $! is its process, exec'ed through env.
   const std::string first = fathom(enough, "FATHOM_FAKE_ENDLESS=1 FATHOM_FAKE_DELAY_US=2000");
   const auto beside = [&](const std::string& second) {

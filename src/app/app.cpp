@@ -41,6 +41,21 @@ ConfigFile read_config(const ParsedArgs& args, const Environment& environment) {
   return load_config_file(named, usual).value_or(ConfigFile{});
 }
 
+// The command line with the configuration file's defaults. A value that is wrong in the file is reported with its line.
+Options options_of(ParsedArgs& parsed, const ConfigFile& config, bool& as_json) {
+  const ParsedArgs typed = parsed;
+  merge_defaults(parsed, config);
+  as_json = as_json || parsed.has("json") || parsed.has("jsonl");
+  try {
+    return make_options(parsed);
+  } catch (const Error& e) {
+    for (const ConfigFile::Default& d : config.defaults)
+      if (!typed.has(d.flag) && std::string_view(e.what()).starts_with(fmt::format("--{}: ", d.flag)))
+        throw Error(e.code(), fmt::format("{}:{}: {}", config.path, d.line, e.what() + 2), e.remedy()).at(config.path);
+    throw;
+  }
+}
+
 Exit dispatch(App& app) {
   const Options& o = app.options;
   if (o.version) {
@@ -125,9 +140,7 @@ int app_main(int argc, char** argv, const AppHooks& hooks) {
     sigbus::install();
     ParsedArgs parsed = parse_args(args);
     const ConfigFile config = read_config(parsed, environment);
-    merge_defaults(parsed, config);
-    as_json = as_json || parsed.has("json") || parsed.has("jsonl");
-    const Options options = make_options(parsed);
+    const Options options = options_of(parsed, config, as_json);
     looks = {options.color, options.unsafe_output, options.quiet, options.verbose, &log};
     terminal.emplace(environment, looks);
     App app{options, environment, config, *terminal, hooks};

@@ -10,6 +10,7 @@
 #include "src/app/input.h"
 #include "src/app/progress.h"
 #include "src/base/descriptor.h"
+#include "src/base/text.h"
 #include "tokenizer/templates.h"
 
 namespace fathom {
@@ -120,6 +121,9 @@ LoadedModel load_model(App& app, const EngineOptions& options) {
   LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
   app.terminal.progress("");
   warn_of_shared_gpu(app);
+  const std::int64_t usual = std::min<std::int64_t>(options.usual_context, loaded.engine->config().max_position_embeddings);
+  if (!options.context && loaded.engine->context() < usual)
+    app.terminal.notice(fmt::format("context {}: as much as the memory holds", grouped(static_cast<std::uint64_t>(loaded.engine->context()))));
   app.terminal.detail(plan_line(*loaded.engine, loaded.name));
   if (app.terminal.verbose() > 1)
     for (const std::string& note : loaded.engine->notes()) app.terminal.detail(note);
