@@ -114,6 +114,8 @@ TEST_CASE("chat: a conversation, its commands, and the terminal as it was") {
   t.ready();
   CHECK(contains(t.say("hi"), "Hello 日本."));
   CHECK(contains(t.say("/hlep"), "did you mean /help?"));
+  CHECK(contains(t.say("/quti"), "did you mean /quit?"));
+  CHECK(contains(t.say("/fi"), "did you mean /file?"));
   CHECK(contains(t.say("//not a command"), "Second."));
   CHECK(contains(t.say("/stats"), "answer 8 ("));
   CHECK(contains(t.say("/show-thinking hidden"), "thinking is shown: hidden"));
@@ -230,6 +232,20 @@ TEST_CASE("chat: Ctrl-C while a long prompt is read drops the question") {
   CHECK(std::chrono::steady_clock::now() - pressed < 500ms);
   CHECK(t.pty.expect("> "));
   CHECK(contains(t.say("/undo"), "nothing to undo"));
+  CHECK(t.leave() == 0);
+}
+
+TEST_CASE("chat: Ctrl-C clears the bar of the prompt that was being read") {
+  Talk t({.answers = {"no"}, .arguments = {}, .variables = {{"FATHOM_FAKE_PREFILL_US", "1000"}}, .state = {}, .thinks = false});
+  t.ready();
+  t.pty.send("\x1b[200~" + std::string(3000, 'x') + "\x1b[201~\r");
+  REQUIRE(t.pty.expect("reading ["));
+  t.pty.send("\x03");
+  REQUIRE(t.pty.expect("[interrupted]"));
+  const std::string& seen = t.pty.transcript();
+  const std::size_t bar = seen.rfind("reading ["), cleared = seen.find("\r\x1b[K", bar);
+  CHECK(cleared < seen.rfind("[interrupted]"));
+  CHECK(t.pty.expect("> "));
   CHECK(t.leave() == 0);
 }
 
@@ -377,6 +393,17 @@ TEST_CASE("chat: a turn that does not fit is refused with the two numbers") {
   CHECK(contains(refused, "/new"));
   CHECK(contains(t.say("/undo"), "dropped: short"));
   CHECK(contains(t.say("again"), "ok"));
+  // A file that is too much is what is dropped, not the conversation.
+  const std::string file = test::scratch("too-much.txt");
+  {
+    AtomicFile f(file);
+    f.write(std::string(60, 'y'));
+    f.commit();
+  }
+  t.say("/file " + file);
+  CHECK(contains(t.say("sum it up"), "/undo drops the attached text of 60 bytes"));
+  CHECK(contains(t.say("/undo"), "dropped: the attached text of 60 bytes"));
+  CHECK(contains(t.say("/undo"), "dropped: again"));
   CHECK(t.leave() == 0);
 }
 

@@ -307,7 +307,8 @@ bool Chat::fits(std::size_t tokens) {
   if (tokens < capacity) return true;
   terminal_.error(fmt::format("this turn does not fit: the conversation would have {} tokens, the context holds {}",
                               grouped(tokens), grouped(capacity)),
-                  "/new begins a new conversation, /undo drops the last exchange");
+                  attached_.empty() ? "/new begins a new conversation, /undo drops the last exchange"
+                                    : fmt::format("/undo drops the attached text of {}", counted(attached_.size(), "byte")));
   return false;
 }
 
@@ -351,12 +352,14 @@ std::optional<Exit> Chat::answer() {
   GenerationResult result;
   try {
     result = generate(timeline_, model, r, events);
+    reading.reset();
     view->finish(result);
   } catch (const Error& e) {
     // A Ctrl-C that met a blocked terminal: what was generated is lost with the screen it was meant for.
     if (e.code() != Exit::interrupted) throw;
     result.finish_reason = FinishReason::interrupted;
   }
+  reading.reset();
   signals::set_mode(signals::Mode::ask);
   finish_turn(result);
   const auto signal = signals::received();
@@ -495,6 +498,10 @@ void Chat::show_stats() {
 }
 
 void Chat::undo() {
+  if (!attached_.empty()) {
+    say(fmt::format("dropped: the attached text of {}", counted(attached_.size(), "byte")));
+    return attached_.clear();
+  }
   const auto spoken = [](const SessionMessage& m) { return m.message.role != "system"; };
   if (messages_.empty() || !spoken(messages_.back())) return say("there is nothing to undo");
   std::string dropped;

@@ -20,7 +20,7 @@ constexpr std::array kSlash = std::to_array<SlashRow>({
     {Slash::file, "/file", "PATH", true, "put a file's text before the next message"},
     {Slash::edit, "/edit", "", false, "write the message in $VISUAL or $EDITOR"},
     {Slash::retry, "/retry", "", false, "answer the last message again, differently"},
-    {Slash::undo, "/undo", "", false, "drop the last exchange"},
+    {Slash::undo, "/undo", "", false, "drop the attached text, or else the last exchange"},
     {Slash::think, "/think", "on|off", true, "ask the model to think, or not to"},
     {Slash::show_thinking, "/show-thinking", "auto|full|summary|hidden", true, "how thinking is shown"},
     {Slash::set, "/set", "KEY VALUE", false, "temp, top-p, seed, max-tokens ...; alone shows all"},
@@ -121,8 +121,11 @@ Typed parse_typed(std::string_view message) {
   if (row != nullptr) return with_argument(*row, trim(message.substr(blank)));
   std::vector<std::string_view> known;
   for (const SlashRow& r : kSlash) known.push_back(r.name);
-  const std::string near = nearest_word(name, known);
-  return wrong(fmt::format("unknown command {}{}; /help lists them, and a message that begins with a slash is typed //...", name.substr(0, 60),
+  for (const auto& [other, command] : kAlso) known.push_back(other);
+  std::string near = nearest_word(name, known);
+  const auto begun = among(0, name, known).words;
+  if (near.empty() && begun.size() == 1) near = begun[0];
+  return wrong(fmt::format("unknown command {}{}\n/help lists them; a message that begins with a slash is typed with two", name.substr(0, 60),
                            near.empty() ? "" : fmt::format(" (did you mean {}?)", near)));
 }
 

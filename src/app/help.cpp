@@ -189,7 +189,7 @@ Exit help_command(App& app) {
 
 Exit completions_command(App& app) {
   const auto& words = app.options.positionals;
-  if (words.empty()) throw Error(Exit::usage, "which shell?", "fathom completions bash|zsh|fish; man is the manual page");
+  if (words.empty()) throw Error(Exit::usage, "which shell?", "usage: fathom completions bash|zsh|fish|man");
   app.terminal.out().raw(completions_for(words[0]));
   return Exit::ok;
 }

@@ -62,7 +62,7 @@ std::string read_prompt(const Options& options, Terminal& terminal) {
   const bool has_prompt = !options.positionals.empty();
   const bool stdin_named = std::find(options.files.begin(), options.files.end(), "-") != options.files.end();
   if (!has_prompt && options.files.empty() && terminal.stdin_is_terminal())
-    usage("no prompt: give one, pipe text in, or use `fathom chat`", "fathom run \"What is 37 * 24?\"");
+    usage("no prompt: give one, pipe text in, or use `fathom chat`", "for example: fathom run \"What is 37 * 24?\"");
   std::vector<std::string> parts;
   for (const std::string& file : options.files)
     parts.push_back(read_prompt_file(file, options.max_input, terminal));

@@ -8,7 +8,7 @@ namespace fathom {
 
 Exit quantize_command(App& app) {
   const Options& o = app.options;
-  if (o.positionals.size() != 2) throw Error(Exit::usage, "expected SRC and DST", "fathom quantize SRC DST");
+  if (o.positionals.size() != 2) throw Error(Exit::usage, "expected SRC and DST", "usage: fathom quantize SRC DST");
   const ResolvedModel source = resolve_model(o.positionals[0], app.environment, app.config);
   Threads threads(o.threads.value_or(usable_cores()));
   const QuantizeReport report =

@@ -168,6 +168,7 @@ Exit run_command(App& app) {
   signals::set_mode(signals::Mode::stop);
   const TextModel text{engine.tokenizer(), engine.stop_ids(), engine.valid_ids()};
   const GenerationResult result = generate(timeline, text, request, events);
+  reading.reset();
   view->finish(result);
   session.keep(result, timeline, engine, *forward);
   const bool cut = result.finish_reason == FinishReason::interrupted || result.finish_reason == FinishReason::timeout;
