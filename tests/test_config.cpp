@@ -236,6 +236,65 @@ TEST_CASE("config: special tokens are ids of the vocabulary") {
   check_refused("bos_token_id", "129280", Exit::bad_checkpoint, "from 0 to 129279");
 }
 
+TEST_CASE("config: what the graph does not have is refused by its key") {
+  check_refused("mlp_bias", "true", Exit::unsupported, "mlp_bias: expected false");
+  check_refused("architectures", "\"DeepseekV3ForCausalLM\"", Exit::bad_checkpoint, "a list of class names");
+  check_refused("architectures", "[]", Exit::bad_checkpoint, "a list of class names");
+  check_refused("architectures", "[1]", Exit::bad_checkpoint, "a list of class names");
+  check_refused("scoring_func", "\"softmax\"", Exit::unsupported, "\"sigmoid\" beside \"noaux_tc\"");
+  check_refused("topk_method", "\"greedy\"", Exit::unsupported, "\"noaux_tc\" beside \"sigmoid\"");
+  check_refused("rope_scaling", yarn_with("attention_factor", "1"), Exit::unsupported, "attention_factor");
+  check_refused("rope_scaling", yarn_with("truncate", "false"), Exit::unsupported, "truncate");
+  for (const char* method : {"modelopt", "awq", "gptq", "compressed-tensors", "bitsandbytes"})
+    check_refused("quantization_config", fmt::format("{{\"quant_method\":\"{}\"}}", method), Exit::unsupported, method);
+  // Softmax scores normed and scaled: two published codes differ in what that means.
+  ConfigText softmax = test::v3_config().set("scoring_func", "\"softmax\"").set("topk_method", "\"group_limited_greedy\"");
+  CHECK(outcome_of([&] { parse(softmax); }).says("routed_scaling_factor"));
+  CHECK(outcome_of([&] { parse(softmax.set("routed_scaling_factor", "1.0")); }).code == Exit::ok);
+  CHECK(outcome_of([&] { parse(softmax.set("norm_topk_prob", "false").set("routed_scaling_factor", "16")); }).code == Exit::ok);
+  // A class name alone, unknown.
+  const Outcome foreign = outcome_of([&] { parse(test::v3_config().erase("model_type").set("architectures", "[\"LlamaForCausalLM\"]")); });
+  CHECK(foreign.code == Exit::unsupported);
+  CHECK(foreign.says("LlamaForCausalLM"));
+}
+
+TEST_CASE("config: rope_parameters and rope_scaling say the same, member for member") {
+  const auto both = [](const std::string& scaling, const std::string& parameters) {
+    return outcome_of([&] { parse(test::v3_config().set("rope_scaling", scaling).set("rope_parameters", parameters)); });
+  };
+  const std::string yarn = yarn_with("mscale", "1.0");
+  CHECK(both(yarn, yarn).code == Exit::ok);
+  CHECK(both(R"({"type":"default"})", R"({"rope_type":"default"})").code == Exit::ok);
+  for (const auto& [key, raw] : std::vector<std::pair<std::string, std::string>>{{"factor", "41"},
+                                                                                 {"beta_fast", "33"},
+                                                                                 {"beta_slow", "2"},
+                                                                                 {"original_max_position_embeddings", "4097"},
+                                                                                 {"mscale", "0.9"},
+                                                                                 {"mscale_all_dim", "1.0"}}) {
+    ConfigText other{{{"type", "\"yarn\""}, {"factor", "40"}, {"original_max_position_embeddings", "4096"}, {"mscale", "1.0"}}};
+    const Outcome o = both(yarn, other.set(key, raw).text());
+    CAPTURE(key);
+    CHECK(o.code == Exit::bad_checkpoint);
+    CHECK(o.says("the same as rope_parameters"));
+  }
+  CHECK(both(yarn, R"({"rope_type":"default"})").says("the same as rope_parameters"));
+  CHECK(both(R"({"type":"default"})", yarn).says("the same as rope_parameters"));
+  // The base beside the scaling, in either place, and once only.
+  const auto base = [](const std::string& text, const char* place, bool top) {
+    ConfigText c = test::v3_config().set(place, text);
+    if (std::string_view(place) == "rope_parameters") c.erase("rope_scaling");
+    if (!top) c.erase("rope_theta");
+    Config parsed;
+    const Outcome o = outcome_of([&] { parsed = parse(c); });
+    return o.code == Exit::ok ? parsed.rope_theta : -1.0;
+  };
+  const std::string with_base = yarn_with("rope_theta", "50000");
+  CHECK(base(with_base, "rope_parameters", false) == 50000);
+  CHECK(base(with_base, "rope_scaling", false) == 50000);
+  CHECK(base(with_base, "rope_scaling", true) == -1);  // config.json itself says 10000
+  CHECK(base(yarn, "rope_parameters", true) == 10000);
+}
+
 TEST_CASE("config: the file itself") {
   const auto read = [](std::string text) {
     return outcome_of([&] { read_config(FileSet::memory("test", {{"config.json", as_bytes_of(text)}})); });

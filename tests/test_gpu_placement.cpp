@@ -118,6 +118,63 @@ TEST_CASE("experts go to host memory when they are told to, or when they alone k
   CHECK(expert_bytes_per_token(bound, c) < bytes_read_per_token(bound, c));
 }
 
+TEST_CASE("a plan with the MTP layer counts its weights, its cache and its input") {
+  const Config c = tiny("v3");
+  REQUIRE(c.num_nextn_predict_layers > 0);
+  PlacementRequest request = room_for(4096);
+  const Weights without = weights_of_shape(c, true), with = weights_of_shape(c, true, true);
+  const Placement plain = place(c, without, request);
+  request.mtp = true;
+  const Placement p = place(c, with, request);
+  CHECK(with.mtp.size() == static_cast<std::size_t>(c.num_nextn_predict_layers));
+  CHECK(p.weights > plain.weights);
+  CHECK(p.bytes_per_position * static_cast<std::uint64_t>(c.num_hidden_layers) ==
+        plain.bytes_per_position * static_cast<std::uint64_t>(c.num_hidden_layers + c.num_nextn_predict_layers));
+  CHECK(p.work[static_cast<std::size_t>(Work::mtp_input)] > 0);
+  CHECK(plain.work[static_cast<std::size_t>(Work::mtp_input)] == 0);
+  // Tables of its own count, shared ones count once.
+  Weights own = with;
+  const std::byte table{};
+  own.mtp[0].embed_tokens.data = own.mtp[0].head.data = &table;
+  CHECK(place(c, own, request).weights == p.weights + 2 * device_bytes(own.embed_tokens));
+  request.host_experts = true;
+  const Placement host = place(c, with, request), host_plain = place(c, without, request);
+  CHECK(host.host_experts > host_plain.host_experts);
+  CHECK(host.weights < p.weights);
+}
+
+TEST_CASE("a plan says what to do where nothing fits, and what a model without experts cannot do") {
+  Config c = tiny("v3");
+  const Weights w = weights_of_shape(c, true);
+  Placement none;
+  CHECK(none.largest_capacity(1u << 30) == 0);  // a position takes no bytes: nothing was planned
+  const auto refusal = [&](auto&& body) {
+    try {
+      body();
+    } catch (const Error& e) {
+      return std::pair(e.code(), std::string(e.what()) + " " + e.remedy());
+    }
+    return std::pair(Exit::ok, std::string());
+  };
+  const PlacementRequest request = room_for(4096);
+  const auto host = refusal([&] { choose_placement(c, w, request, ExpertPlace::host, true, 1000, "a GPU"); });
+  CHECK(host.first == Exit::out_of_memory);
+  CHECK(host.second.find("beside the experts alone do not fit") != std::string::npos);
+  // Not asked for, but under 1,024 positions: said instead of planned.
+  const Placement whole = place(c, w, request);
+  const std::uint64_t short_of = whole.weights + whole.workspace + 256 + 1000 * whole.bytes_per_position;
+  const auto few = refusal([&] { choose_placement(c, w, request, ExpertPlace::gpu, false, short_of, "a GPU"); });
+  CHECK(few.first == Exit::out_of_memory);
+  CHECK(few.second.find("use --ctx 1000 or less") != std::string::npos);
+  c.router.n_routed_experts = 0;
+  c.first_k_dense_replace = c.num_hidden_layers;
+  const Weights dense = weights_of_shape(c, true);
+  const auto no_experts = refusal([&] { choose_placement(c, dense, request, ExpertPlace::host, true, ~0ull, "a GPU"); });
+  CHECK(no_experts.first == Exit::unsupported);
+  const auto too_large = refusal([&] { choose_placement(c, dense, request, ExpertPlace::automatic, true, 1000, "a GPU"); });
+  CHECK(too_large.first == Exit::out_of_memory);
+}
+
 TEST_CASE("splits of a row's keys follow from position and heads alone, and never exceed the room for them") {
   for (int heads : {1, 4, 16, 17, 64, 128}) {
     const int most = max_splits(heads);
@@ -147,6 +204,23 @@ TEST_CASE("expanded attention is planned for Hopper and the published head shape
   request.hopper = false;
   CHECK(place(c, w, request).expanded_heads == 0);
   request.hopper = true;
+  // One thing otherwise, and the general form is planned.
+  const auto otherwise = [&](auto&& change) {
+    Config other = c;
+    Weights weights = w;
+    change(other, weights);
+    return place(other, weights, request).expanded_heads;
+  };
+  CHECK(otherwise([](Config&, Weights&) {}) == 32);
+  CHECK(otherwise([](Config& o, Weights&) { o.qk_rope_head_dim = 32; }) == 0);
+  CHECK(otherwise([](Config& o, Weights&) { o.v_head_dim = 64; }) == 0);
+  CHECK(otherwise([](Config& o, Weights&) { o.kv_lora_rank = 256; }) == 0);
+  CHECK(otherwise([](Config&, Weights& x) { x.layers[0].kv_b_proj.format = formats::bf16; }) == 32);
+  CHECK(otherwise([](Config&, Weights& x) { x.layers[0].kv_b_proj.format = formats::f16; }) == 0);
+  CHECK(otherwise([](Config&, Weights& x) { x.layers[0].kv_b_proj.format.group_rows = 64; }) == 0);
+  CHECK(otherwise([](Config&, Weights& x) { x.layers[0].kv_b_proj.format.group_cols = 64; }) == 0);
+  CHECK(otherwise([](Config&, Weights& x) { x.layers[0].kv_b_proj.row0 = 64; }) == 0);
+  CHECK(otherwise([](Config&, Weights& x) { x.layers[0].kv_b_proj.col0 = 128; }) == 0);
   std::uint64_t before = 0;
   for (std::int32_t capacity : {1, 127, 128, 129, 4096, 8192, 16384, 32768, 40000, 163840, 1'000'000}) {
     request.capacity = capacity;

@@ -28,6 +28,39 @@ bool contains(const std::string& text, std::string_view part) { return text.find
 
 }  // namespace
 
+TEST_CASE("options: every choice becomes its value, and odd values are refused") {
+  const auto run = [](std::vector<std::string> more) {
+    more.insert(more.begin(), {"run", "hi"});
+    return options(more);
+  };
+  CHECK_FALSE(run({}).activations);
+  CHECK(run({"--activations", "f32"}).activations == ActivationType::f32);
+  CHECK(run({"--activations", "bf16"}).activations == ActivationType::bf16);
+  CHECK(run({"--activations", "fp8"}).activations == ActivationType::fp8);
+  CHECK(run({"--cache", "fp8"}).cache == CacheType::fp8);
+  CHECK(run({"--cache", "f32"}).cache == CacheType::f32);
+  CHECK_FALSE(run({}).mmap);
+  CHECK(run({"--mmap"}).mmap == true);
+  CHECK(run({"--no-mmap"}).mmap == false);
+  CHECK(run({"--check", "values"}).check == CheckLevel::values);
+  CHECK(run({"--check", "none"}).check == CheckLevel::none);
+  CHECK(run({"--stats", "--no-history"}).stats);
+  CHECK(run({"--json", "--logprobs", "3"}).logprobs == 3);
+  CHECK(run({"--jsonl", "--logprobs", "3"}).logprobs == 3);
+  CHECK(options({"run", "--batch", "f", "--logprobs", "3"}).logprobs == 3);
+  CHECK(contains(refusal({"run", "hi", "--logprobs", "3"}), "--logprobs"));
+  CHECK(contains(refusal({"run", "hi", "--stop", ""}), "--stop"));
+  CHECK(contains(refusal({"run", "hi", "--seed", "12x"}), "--seed"));
+  CHECK(contains(refusal({"run", "hi", "--seed", "-1"}), "--seed"));
+  CHECK(contains(refusal({"run", "hi", "--threads", "0"}), "--threads"));
+  CHECK(contains(refusal({"run", "hi", "--threads", "5x"}), "--threads"));
+  CHECK(contains(refusal({"run", "hi", "--markdown", "bold"}), "--markdown"));
+  CHECK(contains(refusal({"--frob"}), "--frob"));
+  CHECK(contains(refusal({"-Z"}), "-Z"));
+  CHECK(contains(refusal({"run", "-Z"}), "-Z"));
+  CHECK(contains(refusal({"nonsense"}), "nonsense"));
+}
+
 TEST_CASE("options: the table has unique names and no unknown kinds") {
   std::set<std::string_view> names;
   std::set<char> shorts;

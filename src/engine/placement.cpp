@@ -33,27 +33,34 @@ std::optional<std::string> small_text(const std::string& path) {
   }
 }
 
-std::optional<std::uint64_t> control_group_memory() {
-  const auto limit = small_text("/sys/fs/cgroup/memory.max"), used = small_text("/sys/fs/cgroup/memory.current");
-  if (!limit || !used) return std::nullopt;
-  const auto most = number_after(*limit, ""), now = number_after(*used, "");
+std::optional<std::uint64_t> control_group_memory(const MemoryFiles& files) {
+  if (!files.limit || !files.used) return std::nullopt;
+  const auto most = number_after(*files.limit, ""), now = number_after(*files.used, "");
   if (!most || !now) return std::nullopt;  // "max": no limit
   // File pages count as used but are given back under pressure.
-  const auto stat = small_text("/sys/fs/cgroup/memory.stat");
-  const std::uint64_t reclaimable = stat ? number_after(*stat, "inactive_file ").value_or(0) : 0;
+  const std::uint64_t reclaimable = files.stat ? number_after(*files.stat, "inactive_file ").value_or(0) : 0;
   const std::uint64_t held = *now - std::min(*now, reclaimable);
   return *most - std::min(*most, held);
 }
 
 }  // namespace
 
-std::optional<std::uint64_t> available_memory() {
+std::optional<std::uint64_t> available_memory(const MemoryFiles& files) {
   std::optional<std::uint64_t> bytes;
-  if (const auto text = small_text("/proc/meminfo"))
-    if (const auto kilobytes = number_after(*text, "MemAvailable:")) bytes = *kilobytes << 10;
-  const auto group = control_group_memory();
+  if (files.meminfo)
+    if (const auto kilobytes = number_after(*files.meminfo, "MemAvailable:"))
+      bytes = std::min(*kilobytes, ~std::uint64_t{0} >> 10) << 10;
+  const auto group = control_group_memory(files);
   if (group && (!bytes || *group < *bytes)) bytes = group;
   return bytes;
+}
+
+std::optional<std::uint64_t> available_memory() {
+  const std::string group = "/sys/fs/cgroup/memory.";
+  return available_memory({.meminfo = small_text("/proc/meminfo"),
+                           .limit = small_text(group + "max"),
+                           .used = small_text(group + "current"),
+                           .stat = small_text(group + "stat")});
 }
 
 std::int32_t wanted_context(const Config& config, std::optional<std::int32_t> wanted, std::int32_t usual) {

@@ -3,14 +3,21 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "src/base/numerics.h"
 #include "src/model/config.h"
 
 namespace fathom {
 
-// Bytes that this process may still allocate: MemAvailable, or less where a control group says so; nothing when neither
-// can be read.
+// What the kernel says about memory, as text; nothing where a file cannot be read.
+struct MemoryFiles {
+  std::optional<std::string> meminfo = {};                        // /proc/meminfo
+  std::optional<std::string> limit = {}, used = {}, stat = {};  // memory.max, .current and .stat of the control group
+};
+// Bytes that may still be allocated: MemAvailable, or less where a control group says so; nothing when neither is told.
+std::optional<std::uint64_t> available_memory(const MemoryFiles& files);
+// The same of this machine.
 std::optional<std::uint64_t> available_memory();
 
 struct CpuPlan {
