@@ -31,8 +31,9 @@ else ifeq ($(config),tsan)
   FLAGS := -O1 -g -fsanitize=thread
   LDSAN := -fsanitize=thread
 else ifeq ($(config),coverage)
-  FLAGS := -O0 -g --coverage -fno-inline
-  LDSAN := --coverage
+  CXX := clang++
+  FLAGS := -O0 -g1 -fprofile-instr-generate -fcoverage-mapping
+  LDSAN := -fprofile-instr-generate
 else ifeq ($(config),fuzz)
   CXX := clang++
   FLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
@@ -109,7 +110,14 @@ $(BUILD)/tests/bench_gemm: $(BUILD)/tests/cuda/bench/bench_gemm.o $(LIB_OBJ)
 	@$(CXX) $(LDHARD) $(LDSAN) -o $@ $^ $(LIBS) -lcublasLt
 
 # Test code is compiled for compile time; what it tests is compiled as shipped, or with the sanitizers asked for.
-$(BUILD)/tests/%.o: CXXFLAGS += $(if $(filter release,$(config)),-O1,-O0) -g0 -DDOCTEST_CONFIG_SUPER_FAST_ASSERTS
+$(BUILD)/tests/%.o: CXXFLAGS += $(if $(filter release,$(config)),-O1,-O0) -g0 -DDOCTEST_CONFIG_SUPER_FAST_ASSERTS \
+    $(if $(filter release,$(config)),-DFATHOM_TEST_RELEASE) \
+    $(if $(filter coverage,$(config)),-fno-profile-instr-generate -fno-coverage-mapping)
+
+# One object of every program names the file that its profile is added to, also where a test cleans the environment.
+ifeq ($(config),coverage)
+$(BUILD)/src/base/error.o: CXXFLAGS += -fprofile-instr-generate=$(CURDIR)/$(BUILD)/profile-%m.profraw
+endif
 
 # The commit is known to one file only, so that a commit does not rebuild the rest.
 $(BUILD)/src/app/version.o: $(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null))
@@ -174,6 +182,7 @@ $(BUILD)/tests/fuzz/fuzz: $(FUZZ_SRC:%.cpp=$(BUILD)/%.o) $(LIB_OBJ)
 	@$(CXX) $(LDSAN) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 coverage:
+	@rm -f build/coverage-cuda0-embed$(EMBED)/profile-*
 	@$(MAKE) config=coverage CUDA=0 EMBED=$(EMBED) test
 	@scripts/coverage.sh build/coverage-cuda0-embed$(EMBED)
 
@@ -191,7 +200,7 @@ help:
 	@echo 'make check      layering and lint'
 	@echo 'make format     clang-format'
 	@echo 'make fuzz       libFuzzer targets, SECONDS=60 each (TARGET=name for one)'
-	@echo 'make coverage   branch coverage of the code that reads untrusted bytes'
+	@echo 'make coverage   branch coverage of the code that reads untrusted bytes (needs clang++ and llvm)'
 	@echo 'make bench      speed of the built-in model on this machine'
 	@echo 'make bench-kernels  build the benchmark of the CUDA kernels'
 	@echo 'make bench-gemm  build the benchmark of the GEMMs beside cuBLASLt'
