@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "src/base/json.h"
+#include "tests/support/build.h"
 #include "tests/support/subprocess.h"
 
 using namespace fathom;
@@ -48,7 +49,10 @@ TEST_CASE("cli: usage errors are quick, say what was meant and leave stdout empt
   }
   CHECK(contains(run({"run", "--tmep"}).err, "did you mean --temp?"));
   // U1: 30 ms. The quickest of several, because the machine that tests may be busy.
-  CHECK(best < 0.030);
+  if (test::kRelease)
+    CHECK(best < 0.030);
+  else
+    MESSAGE("not the program that is shipped: its start is not timed");
 }
 
 TEST_CASE("cli: a wrong value in the configuration file is reported with its line") {

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "src/base/file.h"
+#include "tests/support/build.h"
 #include "tests/support/files.h"
 #include "tests/support/subprocess.h"
 
@@ -37,16 +38,10 @@ void check_all(const std::vector<Case>& cases) {
 }  // namespace
 
 TEST_CASE("limits: address space, from too little to enough") {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  MESSAGE("a sanitizer reserves terabytes of address space: not tested");
-#elif defined(__has_feature)
-#if !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer)
-#define FATHOM_TEST_ADDRESS_SPACE 1
-#endif
-#else
-#define FATHOM_TEST_ADDRESS_SPACE 1
-#endif
-#ifdef FATHOM_TEST_ADDRESS_SPACE
+  if (test::kSanitized) {
+    MESSAGE("a sanitizer reserves terabytes of address space: not tested");
+    return;
+  }
   bool refused = false, enough = false;
   for (long kib = 12'000; !enough; kib += kib / 8) {
     REQUIRE(kib < 4'000'000);
@@ -62,12 +57,13 @@ TEST_CASE("limits: address space, from too little to enough") {
     if (r.code == 6) CHECK_FALSE(r.err.empty());
   }
   CHECK(refused);
-#endif
 }
 
 TEST_CASE("limits: descriptors, stack, file size") {
   bool refused = false;
-  for (int n = 4; n < 16; ++n) {
+  // The undefined-behaviour sanitizer asks with a pipe whether an object may be read, and reports where it gets none.
+  if (test::kSanitized) MESSAGE("a sanitizer needs descriptors of its own: few of them are not tested");
+  for (int n = test::kSanitized ? 16 : 4; n < 16; ++n) {
     const test::Outcome r = test::shell("ulimit -n " + std::to_string(n) + "; exec " + kRun + "--greedy hi");
     CAPTURE(n);
     CAPTURE(r.err);
@@ -76,7 +72,7 @@ TEST_CASE("limits: descriptors, stack, file size") {
     refused = refused || r.code == 9;
     if (n > 12) CHECK(r.code == 0);
   }
-  CHECK(refused);
+  CHECK((refused || test::kSanitized));
   check_all({{"a small stack", 0, "", "ulimit -s 256; exec " + kRun + "--greedy hi"},
              {"no core file", 0, "", "ulimit -c 0; exec " + kRun + "--greedy hi"}});
   // SIGXFSZ would kill; the write that meets the limit says so, and nothing half written stays.

@@ -14,23 +14,14 @@
 #include "src/engine/engine.h"
 #include "src/engine/generate.h"
 #include "src/engine/timeline.h"
+#include "tests/support/build.h"
 #include "tests/support/subprocess.h"
 
 using namespace fathom;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kMemoryTells = false;  // freed memory stays in quarantine
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr bool kMemoryTells = false;
-#else
-constexpr bool kMemoryTells = true;
-#endif
-#else
-constexpr bool kMemoryTells = true;
-#endif
+constexpr bool kMemoryTells = !test::kSanitized;  // freed memory stays in quarantine
 
 long soak_tokens() {
   long n = 600;
