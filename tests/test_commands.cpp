@@ -268,11 +268,24 @@ TEST_CASE("commands: models are found in the Hugging Face cache, by revision and
   CHECK(v.find("models")->as_array()[0].find("complete")->as_bool());
   CHECK(v.find("models")->as_array()[0].find("fits")->as_bool());
   CHECK(contains(go({"models"}).out, "complete, fits\n"));
+  // Downloaded by commit: nothing says which one `main` is, and -m needs the commit.
+  std::filesystem::rename(repository + "/refs/main", repository + "/refs/v1");
+  CHECK(go({"models"}).out.starts_with("org/tiny@0123456  "));
+  CHECK(go({"inspect", "org/tiny"}).code == 3);
+  std::filesystem::rename(repository + "/refs/v1", repository + "/refs/main");
+  const std::string broken = dir.path() + "/models--org--empty/snapshots/89abcdef";
+  std::filesystem::create_directories(broken);
+  CHECK(contains(go({"models"}).out, "not-found: no config.json\n"));
+  std::filesystem::remove_all(dir.path() + "/models--org--empty");
   CHECK(go({"inspect", "org/tiny"}).code == 0);
   CHECK(go({"inspect", "org/tiny@0123456"}).code == 0);
   CHECK(go({"inspect", "org/tiny@main"}).code == 0);
   CHECK(go({"inspect", "org/tiny@v2"}).code == 3);
   CHECK(go({"inspect", "--config", config, "tiny"}).code == 0);
+  const Outcome no_tag = go({"inspect", "org/tiny@v2"});
+  CHECK(contains(no_tag.err, "It holds org/tiny@0123456\nTo download:  hf download org/tiny --revision v2"));
+  CHECK(contains(go({"inspect", "Tiny"}).err, "did you mean org/tiny?"));
+  CHECK(contains(go({"inspect", "minnow"}).err, "the built-in Minnow answers without -m"));
   const Outcome near = go({"inspect", "org/tinny"});
   CHECK(near.code == 3);
   CHECK(contains(near.err, "did you mean org/tiny?"));

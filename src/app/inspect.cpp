@@ -1,4 +1,6 @@
 // fathom inspect and fathom models: what is in a checkpoint, and which there are. Headers only.
+#include <algorithm>
+
 #include "src/app/commands.h"
 #include "src/app/load.h"
 #include "src/app/plan.h"
@@ -149,6 +151,22 @@ std::string inspect_text(const Facts& f, bool tensors, const std::optional<PlanR
   return out;
 }
 
+// "689.1 GB", "20.4 MB"; "-" for a model of which nothing could be read.
+std::string size_text(std::uint64_t bytes) {
+  if (bytes == 0) return "-";
+  const auto b = static_cast<double>(bytes);
+  return bytes < 1'000'000'000 ? fmt::format("{:.1f} MB", b * 1e-6) : fmt::format("{:.1f} GB", b * 1e-9);
+}
+
+// The first line of what is wrong with a model, without the long path that its name stands for.
+std::string why_not(const Error& e, const CachedModel& m) {
+  std::string text(e.what());
+  text.resize(std::min(text.find('\n'), text.size()));
+  for (const std::string& lead : {m.directory + ": ", m.directory + "/", "cannot use " + m.name + ": "})
+    if (text.starts_with(lead)) text.erase(0, lead.size());
+  return fmt::format("{}: {}", exit_name(e.code()), text);
+}
+
 struct Fit {
   bool fits = false;
   std::string text;
@@ -200,7 +218,10 @@ Exit models_command(App& app) {
   std::string out;
   const EngineOptions options = engine_options_of(app);
   const std::optional<cuda::DeviceInfo> gpu = choose_gpu(options);
-  for (const CachedModel& m : cached_models(app.environment)) {
+  const std::vector<CachedModel> models = cached_models(app.environment);
+  std::size_t width = 0;
+  for (const CachedModel& m : models) width = std::max(width, m.argument().size());
+  for (const CachedModel& m : models) {
     json::Object o{{"name", text(m.name)}, {"revision", text(m.revision)}, {"directory", text(m.directory)}};
     std::string status, family;
     Fit fit;
@@ -214,14 +235,14 @@ Exit models_command(App& app) {
       fit = fit_here(options, config, bind_weights(checkpoint, config), gpu);
       status = "complete, " + fit.text;
     } catch (const Error& e) {
-      status = fmt::format("{}: {}", exit_name(e.code()), std::string_view(e.what()).substr(0, std::string_view(e.what()).find('\n')));
+      status = why_not(e, m);
     }
     o.emplace_back("family", text(family));
     o.emplace_back("bytes", json::Value(std::uint64_t{bytes}));
     o.emplace_back("complete", json::Value(status.starts_with("complete")));
     o.emplace_back("fits", json::Value(bool{fit.fits}));
     o.emplace_back("status", text(status));
-    out += fmt::format("{:<40} {:<12} {:>8.1f} GB  {}\n", m.name, family, static_cast<double>(bytes) * 1e-9, status);
+    out += fmt::format("{:<{}}  {:<11} {:>9}  {}\n", m.argument(), width, family.empty() ? "-" : family, size_text(bytes), status);
     list.emplace_back(std::move(o));
   }
   if (app.options.json) {
@@ -232,8 +253,7 @@ Exit models_command(App& app) {
   }
   if (out.empty())
     app.terminal.notice(fmt::format("no models in {}", app.environment.hf_cache.value_or("the Hugging Face cache (no HOME)")));
-  app.terminal.out().text(out);
-  app.terminal.out().end_text();
+  show_facts(app.terminal.out(), out);
   return Exit::ok;
 }
 

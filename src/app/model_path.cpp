@@ -97,6 +97,27 @@ ResolvedModel from_path(const std::string& wanted, const Environment& environmen
   return m;
 }
 
+std::string lower(std::string_view s) {
+  std::string out(s);
+  for (char& c : out) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  return out;
+}
+
+// A model that `wanted` may have meant; empty when there is none. NAME alone is compared too.
+std::string meant(std::string_view wanted, const std::vector<std::string>& known) {
+  for (const std::string& k : known)
+    if (lower(last_part(k)) == lower(wanted)) return k;
+  const std::vector<std::string_view> views(known.begin(), known.end());
+  return nearest_word(wanted, views);
+}
+
+[[noreturn]] void no_revision(const std::string& name, const std::string& revision, const std::string& repository) {
+  std::string held;
+  for (const std::string& commit : names_in(repository + "/snapshots")) held += fmt::format("{}{}@{}", held.empty() ? "" : ", ", name, commit.substr(0, 7));
+  throw Error(Exit::not_found, fmt::format("{}: the cache holds no revision '{}'", name, revision),
+              fmt::format("{}To download:  hf download {} --revision {}", held.empty() ? "" : fmt::format("It holds {}\n", held), name, revision));
+}
+
 [[noreturn]] void not_found(const std::string& wanted, const Environment& environment, const ConfigFile& config) {
   std::vector<std::string> known;
   for (const CachedModel& m : cached_models(environment)) known.push_back(m.name);
@@ -105,16 +126,19 @@ ResolvedModel from_path(const std::string& wanted, const Environment& environmen
   message += fmt::format("\n  not a directory: ./{}", wanted);
   if (environment.hf_cache) message += fmt::format("\n  not in the Hugging Face cache: {}", *environment.hf_cache);
   message += fmt::format("\n  not an alias{}", config.path.empty() ? "" : " in " + config.path);
-  const std::vector<std::string_view> views(known.begin(), known.end());
   std::string remedy;
-  if (const std::string near = nearest_word(wanted.substr(0, wanted.find('@')), views); !near.empty())
+  if (const std::string near = meant(wanted.substr(0, wanted.find('@')), known); !near.empty())
     remedy = fmt::format("did you mean {}?", near);
+  else if (lower(wanted) == "minnow" && builtin_model())
+    remedy = "the built-in Minnow answers without -m";
   const std::string name = wanted.find('/') != wanted.npos ? wanted.substr(0, wanted.find('@')) : "ORG/" + wanted;
   remedy += fmt::format("{}To download:  hf download {}", remedy.empty() ? "" : "\n", name);
   throw Error(Exit::not_found, message, remedy);
 }
 
 }  // namespace
+
+std::string CachedModel::argument() const { return main ? name : fmt::format("{}@{}", name, revision.substr(0, 7)); }
 
 std::vector<CachedModel> cached_models(const Environment& environment) {
   std::vector<CachedModel> models;
@@ -124,7 +148,8 @@ std::vector<CachedModel> cached_models(const Environment& environment) {
     if (name.empty()) continue;
     const std::string repository = *environment.hf_cache + "/" + folder;
     std::string directory = snapshot_of(repository, "main");
-    if (directory.empty()) {
+    const bool main = !directory.empty();
+    if (!main) {
       std::int64_t newest = -1;
       for (const std::string& commit : names_in(repository + "/snapshots")) {
         struct stat s {};
@@ -133,7 +158,7 @@ std::vector<CachedModel> cached_models(const Environment& environment) {
           newest = s.st_mtim.tv_sec, directory = candidate;
       }
     }
-    if (!directory.empty()) models.push_back({name, last_part(directory), directory});
+    if (!directory.empty()) models.push_back({name, last_part(directory), directory, main});
   }
   return models;
 }
@@ -156,8 +181,7 @@ ResolvedModel resolve_model(const std::optional<std::string>& wanted, const Envi
     if (is_directory(repository)) {
       const std::string directory = snapshot_of(repository, revision);
       if (directory.empty())
-        throw Error(Exit::not_found, fmt::format("{}: the cache holds no revision '{}'", name, revision),
-                    fmt::format("To download:  hf download {} --revision {}", name, revision));
+        no_revision(name, revision, repository);
       return {name, directory, false, FileSet::directory(directory)};
     }
   }

@@ -29,6 +29,9 @@ struct CachedModel {
   std::string name;       // ORG/NAME
   std::string revision;   // commit
   std::string directory;  // of the snapshot
+  bool main = true;       // refs/main names it: ORG/NAME alone finds it
+  // What -m takes: ORG/NAME, or ORG/NAME@REV with the commit's first seven digits.
+  std::string argument() const;
 };
 // Every model in the cache with a snapshot, by name; of several snapshots the one refs/main names, else the newest.
 std::vector<CachedModel> cached_models(const Environment& environment);
