@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,10 @@ struct ForwardOptions {
   int device = 0;  // ordinal
   // Called while weights are uploaded, from the calling thread, about ten times a second and once at the end.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
+  // Makes, on each uploading thread, what copies bytes behind `weights`; absent: a plain copy. Errors of what it makes
+  // end the upload.
+  using CopyBytes = std::function<void(const std::byte* from, std::span<std::byte> to)>;
+  std::function<CopyBytes()> copier;
   // Set: every matrix is filled on the device with random valid codes from this seed, and the weights' views
   // need only shapes and formats (see weights_of_shape in src/engine/gpu_placement.h).
   std::optional<std::uint64_t> random_weights;

@@ -64,7 +64,7 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
   weights_ =
       load_weights(weights, rope_.frequency,
                    {placement_.weights, options.progress, options.random_weights, device_.multiprocessors,
-                    options.host_experts});
+                    options.host_experts, options.copier});
   cache_ = Arena(placement_.cache);
   cache_layer_bytes_ = static_cast<std::uint64_t>(options.timelines) *
                        static_cast<std::uint64_t>(options.capacity) *
@@ -900,7 +900,8 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
              options_.numerics.cache == CacheType::f32, 7);
   const Event begin = make_event(), end = make_event();
   std::vector<StageTime> times;
-  const auto measure = [&](const char* name, int launches, auto&& body) {
+  // `served`: the layers whose experts in host memory the body hands over to, in order.
+  const auto measure = [&](const char* name, int launches, auto&& body, std::span<const DeviceLayer> served = {}) {
     embed_rows(pass, Stack::main);  // a residual stream of ordinary size
     body();
     synchronize();
@@ -912,6 +913,9 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
     FATHOM_CUDA(cudaEventRecord(begin.get(), stream_.get()));
     FATHOM_CUDA(cudaGraphLaunch(exec.get(), stream_.get()));
     FATHOM_CUDA(cudaEventRecord(end.get(), stream_.get()));
+    for (int i = 0; i < repeats; ++i)
+      for (const DeviceLayer& l : served)
+        if (l.host_experts != nullptr) serve_experts(pass, l);
     times.push_back({name, static_cast<double>(elapsed(begin, end)) / repeats, launches});
   };
   const auto layers = [&](auto&& body) {
@@ -931,7 +935,7 @@ std::vector<StageTime> CudaForward::stage_times(std::int32_t position, int repea
   measure("Shared..FfnReduce", 2 * n, layers([&](int, const DeviceLayer& l) {
             if (l.host_experts != nullptr) return experts_on_host(pass, l);
             if (l.expert_count > 0) experts(pass, l);
-          }));
+          }), weights_.layers);
   measure("Dense..FfnReduce", 2, layers([&](int, const DeviceLayer& l) {
             if (l.expert_count == 0) mlp(pass, l, l.dense, true);
           }));

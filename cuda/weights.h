@@ -9,6 +9,7 @@
 
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "cuda/device.h"
 #include "src/base/threads.h"
 #include "src/model/weights.h"
 
@@ -60,6 +61,7 @@ struct LoadOptions {
   std::optional<std::uint64_t> random_weights;
   int multiprocessors = 1;
   Threads* host_experts = nullptr;  // see ForwardOptions
+  std::function<ForwardOptions::CopyBytes()> copier;
 };
 
 // Copies the weights to the current device: several threads pack pieces of the mapped shards into pinned

@@ -9,6 +9,7 @@
 #include "src/cpu/bandwidth.h"
 #include "src/cpu/forward.h"
 #include "src/engine/gpu_placement.h"
+#include "src/model/shard_reader.h"
 #include "src/model/verify.h"
 
 namespace fathom {
@@ -211,6 +212,11 @@ std::unique_ptr<Forward> Engine::make_forward(
     options.device = *gpu_;
     if (host_experts_) options.host_experts = threads_.get();
     options.progress = std::move(uploaded);
+    options.copier = [&checkpoint = checkpoint_] {
+      return [reader = std::make_shared<ShardReader>(checkpoint)](const std::byte* from, std::span<std::byte> to) {
+        reader->read(from, to);
+      };
+    };
     return cuda::make_forward(config_, weights_, options);
   }
   CpuForwardOptions options;

@@ -42,7 +42,7 @@ Checkpoint Checkpoint::open(FileSet files, const CheckpointOptions& options) {
     }
     done += h.size;
     if (options.progress) options.progress(done, total);
-    c.shards_.push_back({std::move(h.name), h.size, h.header.data_offset, h.identity, std::move(blob)});
+    c.shards_.push_back({std::move(h.name), h.size, h.header.data_offset, h.identity, std::move(blob), options.mmap && c.files_.on_disk()});
   }
   return c;
 }

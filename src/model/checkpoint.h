@@ -57,6 +57,7 @@ class Checkpoint {
     std::uint64_t header_bytes = 0;  // 8 + header length: where the data begin
     FileIdentity identity;           // zero when in memory
     Blob blob;
+    bool mapped = false;             // the blob is a mapping of the file, unless that was refused
   };
   const std::vector<Shard>& shards() const { return shards_; }
   // Index of the shard that holds `name`.
