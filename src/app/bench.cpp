@@ -12,6 +12,7 @@
 #include "src/cpu/forward.h"
 #include "src/cpu/random_weights.h"
 #include "src/engine/gpu_placement.h"
+#include "src/engine/sampler.h"
 #include "src/engine/timeline.h"
 
 namespace fathom {
@@ -101,6 +102,38 @@ std::vector<BenchDepth> measure_depths(App& app, const Subject& s) {
   return depths;
 }
 
+// What a token costs beyond its logits. The last of the settings is left to the host where the distribution is flat, as
+// that of random weights is.
+std::vector<BenchDraw> measure_draws(const Subject& s, std::int32_t position) {
+  constexpr int kDraws = 100;
+  const int vocab = s.forward.config().vocab_size;
+  const Row row{id_at(position, vocab), position, 0, Role::generated};
+  const int wanted = 0;
+  ForwardCall call;
+  call.rows = {&row, 1};
+  call.logit_rows = {&wanted, 1};
+  call.keep_logits = s.forward.can_draw();
+  std::vector<float> logits = s.forward.forward(call).logits;
+  std::vector<BenchDraw> draws;
+  for (const auto& [how, params] : {std::pair<const char*, SamplingParams>{"greedy", {.temperature = 0}},
+                                    {"top-k 50, top-p 0.95, temperature 0.6", {.temperature = 0.6f, .top_k = 50, .top_p = 0.95f}},
+                                    {"top-p 0.95, temperature 0.6", {.temperature = 0.6f, .top_p = 0.95f}}}) {
+    BenchDraw d{how, 0, !call.keep_logits};
+    const auto begin = Clock::now();
+    for (int i = 0; i < kDraws; ++i) {
+      if (call.keep_logits) {
+        if (s.forward.draw({params, vocab, i, std::nullopt})) continue;
+        d.on_host = true;
+        logits = s.forward.kept_logits();
+      }
+      (void)sample(logits, vocab, {}, params, i);
+    }
+    d.microseconds = seconds_since(begin) * 1e6 / kDraws;
+    draws.push_back(d);
+  }
+  return draws;
+}
+
 double cpu_bandwidth(App& app, Threads& threads) {
   // Beyond every cache, within what is free.
   const std::uint64_t most = available_memory().value_or(std::uint64_t{8} << 30) / 2;
@@ -116,6 +149,7 @@ BenchReport measure(App& app, const Subject& s, const std::string& name, const c
   r.numerics = describe(s.forward.numerics());
   r.bytes_total = s.weights.bytes_total;
   r.depths = measure_depths(app, s);
+  r.draws = measure_draws(s, r.depths.back().context);
   const Config& c = s.forward.config();
   if (s.host_experts)
     r.host = BenchHost{expert_bytes_per_token(s.weights, c), cuda::host_expert_rate(s.forward, 8), cpu_bandwidth(app, threads)};
@@ -142,11 +176,13 @@ Config config_of(const Options& o) {
   Config config = parse_config(read_input(file, 1u << 20), file);
   if (o.layers) config.num_hidden_layers = std::min(config.num_hidden_layers, *o.layers);
   config.first_k_dense_replace = std::min(config.first_k_dense_replace, config.num_hidden_layers);
+  // Random weights are FP8 whatever the checkpoint of this config is stored as, so that inputs are rounded as for one.
+  config.fp8 = true;
   return config;
 }
 
 std::string title(const Options& o, const Config& config) {
-  return fmt::format("random weights of {}, {} layers", *o.random_weights, config.num_hidden_layers);
+  return fmt::format("random FP8 weights of {}, {} layers", *o.random_weights, config.num_hidden_layers);
 }
 
 BenchReport bench_random_cpu(App& app, const Config& config, const EngineOptions& engine, Threads& threads) {

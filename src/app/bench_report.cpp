@@ -60,6 +60,8 @@ std::string bench_text(const BenchReport& r) {
     out += fmt::format("{:<28} {:>10} {:>9}\n", "stages, by themselves", "ms/token", "launches");
     for (const BenchStage& s : r.stages) out += fmt::format("{:<28} {:>10.3f} {:>9}\n", s.stages, s.milliseconds, s.launches);
   }
+  for (const BenchDraw& d : r.draws)
+    out += fmt::format("drawing a token, {}: {:.1f} us{}\n", d.how, d.microseconds, d.on_host ? " on the host" : "");
   if (!r.experts.empty()) {
     const Spread s = spread_of(r.experts);
     out += fmt::format("experts: {} choices by {} tokens among {}; the least used {}, the median {}, the most used {}, {} unused\n",
@@ -111,6 +113,13 @@ std::string bench_json(const BenchReport& r) {
                                                             {"expert_gb_per_s", number(r.host->expert_rate / 1e9)},
                                                             {"memory_gb_per_s", number(r.host->memory_rate / 1e9)}}));
   if (!r.stages.empty()) o.emplace_back("stages", json::Value(std::move(stages)));
+  if (!r.draws.empty()) {
+    json::Array draws;
+    for (const BenchDraw& d : r.draws)
+      draws.emplace_back(
+          json::Object{{"how", text(d.how)}, {"us", number(d.microseconds)}, {"on_host", json::Value(d.on_host)}});
+    o.emplace_back("draws", json::Value(std::move(draws)));
+  }
   if (!r.experts.empty()) {
     o.emplace_back("expert_tokens", count(r.expert_tokens));
     o.emplace_back("experts", json::Value(std::move(experts)));

@@ -30,6 +30,13 @@ struct BenchStage {
   int launches = 0;
 };
 
+// Choosing one token from the logits of a step, by itself.
+struct BenchDraw {
+  std::string how;  // "greedy"
+  double microseconds = 0;
+  bool on_host = false;  // there is no GPU, or it leaves this distribution to the host, logits copied
+};
+
 struct BenchReport {
   std::string model, placement, numerics;
   std::int64_t bytes_total = 0;
@@ -37,6 +44,7 @@ struct BenchReport {
   std::vector<BenchDepth> depths;
   std::optional<BenchHost> host;
   std::vector<BenchStage> stages;       // at the deepest context; empty on the CPU
+  std::vector<BenchDraw> draws;
   std::vector<std::int64_t> experts;    // how often each expert was chosen, all layers together
   std::int64_t expert_tokens = 0;       // tokens that were counted
 

@@ -108,7 +108,7 @@ constexpr std::array kOptionTable = std::to_array<OptionRow>({
     {"quick", 0, flag, "", "", only(verify), "headers and sizes only"},
     {"values", 0, flag, "", "", only(verify), "scan for NaN, Inf and zero scales"},
     {"hash", 0, flag, "", "", only(verify), "compare SHA-256 of every file"},
-    {"random-weights", 0, text, "CONFIG", "", only(bench), "random weights of this config.json"},
+    {"random-weights", 0, text, "CONFIG", "", only(bench), "random FP8 weights of this config.json"},
     {"csv", 0, flag, "", "", only(bench), "comma-separated values"},
     {"layers", 0, integer, "N", "all", only(bench), "with --random-weights: only the first N layers"},
     {"questions", 0, text, "FILE", "", only(eval), "exact-match accuracy on a JSONL of questions"},
