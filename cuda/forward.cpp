@@ -70,9 +70,11 @@ CudaForward::CudaForward(const Config& config, const Weights& weights, const For
                        static_cast<std::uint64_t>(options.capacity) *
                        static_cast<std::uint64_t>(device_row_values(config)) *
                        (options.numerics.cache == CacheType::f32 ? 4u : 2u);
-  workspace_ = Arena(placement_.workspace);
+  const std::uint64_t apart = placement_.work[static_cast<std::size_t>(Work::layers_at_once)];
+  workspace_ = Arena(placement_.workspace - apart);
   for (std::size_t i = 0; i < work_.size(); ++i)
-    work_[i] = placement_.work[i] == 0 ? nullptr : workspace_.take(placement_.work[i]);
+    if (placement_.work[i] > 0 && i != static_cast<std::size_t>(Work::layers_at_once))
+      work_[i] = workspace_.take(placement_.work[i]);
   staging_ =
       Pinned(std::max<std::uint64_t>(kStagingBytes, placement_.work[static_cast<std::size_t>(Work::logits)]));
   // Whatever a kernel reads was written by one: zeroed memory only makes a mistake repeatable.
@@ -530,6 +532,9 @@ void CudaForward::plan_persistent_layers() {
   p.partial_sum = work<float>(Work::partial_sum), p.partial_out = work<float>(Work::partial_out);
   p.hidden = work<__nv_bfloat16>(Work::hidden);
   persistent_ = plan_persistent(on_, weights_.layers, p, [this](int i) { return cache_of(i); });
+  // What the placement counted is all that may be taken.
+  if (persistent_ && persistent_->memory.size() > placement_.work[static_cast<std::size_t>(Work::layers_at_once)])
+    persistent_.reset();
 }
 
 void CudaForward::all_layers(const Pass& pass, Stack stack) {

@@ -235,3 +235,21 @@ TEST_CASE("expanded attention is planned for Hopper and the published head shape
     before = p.workspace;
   }
 }
+
+TEST_CASE("the launch of all layers at once is part of the plan where it is possible") {
+  const Config c = tiny("v2-lite");
+  const Weights w = weights_of_shape(c, true);
+  const auto planned = [&](const PlacementRequest& r) {
+    return place(c, w, r).work[static_cast<std::size_t>(Work::layers_at_once)];
+  };
+  PlacementRequest request = room_for(4096);
+  request.hopper = true;
+  CHECK(planned(request) == static_cast<std::uint64_t>(kLayersAtOnceBytes));
+  for (auto change : {+[](PlacementRequest& r) { r.hopper = false; }, +[](PlacementRequest& r) { r.timelines = 2; },
+                      +[](PlacementRequest& r) { r.host_experts = true; },
+                      +[](PlacementRequest& r) { r.numerics.cache = CacheType::f32; }}) {
+    PlacementRequest other = request;
+    change(other);
+    CHECK(planned(other) == 0);
+  }
+}

@@ -144,6 +144,8 @@ std::vector<std::uint64_t> work_bytes(const Config& c, int heads, const Placemen
   set(Work::logits, Size(kLogitRows) * Size(c.vocab_size) * Size(4));
   if (request.host_experts) set(Work::hand_off, 256);
   set(Work::sampling, kSamplingBytes);
+  if (request.hopper && request.timelines == 1 && !request.host_experts && request.numerics.cache == CacheType::bf16)
+    set(Work::layers_at_once, kLayersAtOnceBytes);
   return b;
 }
 

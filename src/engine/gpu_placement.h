@@ -60,8 +60,11 @@ enum class Work : std::uint8_t {
   logits,          // f32 (logit rows at a time, vocab_size)
   hand_off,        // counters of the hand-off to experts in host memory
   sampling,        // scratch and result of drawing a token
+  layers_at_once,  // tables of the launch that runs all layers of a row, which allocates them itself
 };
-inline constexpr int kWorkBuffers = static_cast<int>(Work::sampling) + 1;
+inline constexpr int kWorkBuffers = static_cast<int>(Work::layers_at_once) + 1;
+// At most, of Work::layers_at_once. A model whose tables are larger runs layer by layer.
+inline constexpr std::int64_t kLayersAtOnceBytes = std::int64_t{16} << 20;
 inline constexpr int kSamplingBytes = 8192;
 // Rows whose logits are computed at a time.
 inline constexpr int kLogitRows = 16;
