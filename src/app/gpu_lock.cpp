@@ -76,7 +76,7 @@ void warn_of_shared_gpu(App& app) {
 Error with_gpu_holder(const App& app, const Error& error) {
   if (error.code() != Exit::out_of_memory || !app.gpu_lock || !app.gpu_lock->in_use()) return error;
   Error named(error.code(), fmt::format("{}\n  {}", error.what(), app.gpu_lock->text()),
-              fmt::format("wait until the other one ends{}{}", error.remedy().empty() ? "" : ", or: ", error.remedy()));
+              fmt::format("{}{}wait until the other one ends", error.remedy(), error.remedy().empty() ? "" : "\nor "));
   return named.at(error.file(), error.offset());
 }
 

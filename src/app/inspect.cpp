@@ -122,7 +122,7 @@ std::string inspect_text(const Facts& f, bool tensors, const std::optional<PlanR
   const auto line = [&](std::string_view key, const std::string& value) { out += fmt::format("  {:<12} {}\n", key, value); };
   line("layers", fmt::format("{} ({} dense), hidden {}", c.num_hidden_layers, c.first_k_dense_replace, c.hidden_size));
   line("attention", fmt::format("{} heads; q_lora_rank {}, kv_lora_rank {}, nope {} + rope {}, v {}",
-                                c.num_attention_heads, c.q_lora_rank, c.kv_lora_rank, c.qk_nope_head_dim,
+                                c.num_attention_heads, c.q_lora_rank == 0 ? "none" : std::to_string(c.q_lora_rank), c.kv_lora_rank, c.qk_nope_head_dim,
                                 c.qk_rope_head_dim, c.v_head_dim));
   line("experts", fmt::format("{} of {} routed (groups {} of {}), {} shared; {}, {}", c.router.num_experts_per_tok,
                               c.router.n_routed_experts, c.router.topk_group, c.router.n_group, c.n_shared_experts,

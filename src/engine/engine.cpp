@@ -119,6 +119,7 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
     engine->notes_.push_back(fmt::format("{} tensors are not used, the first is {}", unknown.size(), unknown.front()));
   say("reading the tokenizer");
   engine->load_text(options);
+  if (device.wait_for(std::chrono::seconds(0)) == std::future_status::timeout) say("waiting for the GPU");
   const std::optional<cuda::DeviceInfo> gpu = device.get();
   if (gpu && options.gpu_chosen) options.gpu_chosen(*gpu);
   engine->plan(options, gpu);
