@@ -6,6 +6,7 @@
 #include "src/app/plan.h"
 #include "src/app/wrap.h"
 #include "src/base/text.h"
+#include "src/model/shards.h"
 #include "src/model/rope.h"
 
 namespace fathom {
@@ -70,8 +71,8 @@ Facts read_facts(App& app) {
   ResolvedModel model = app.options.positionals.empty()
                             ? model_of(app)
                             : resolve_model(app.options.positionals[0], app.environment, app.config);
-  Config config = read_config(model.files);
-  Checkpoint checkpoint = Checkpoint::open(model.files);
+  Config config = repairable(model.files, [&] { return read_config(model.files); });
+  Checkpoint checkpoint = repairable(model.files, [&] { return Checkpoint::open(model.files); });
   Facts f{std::move(model), std::move(config), std::move(checkpoint), {}, {}, {}, 0};
   f.weights = bind_weights(f.checkpoint, f.config, {}, &f.unknown);
   for (const Checkpoint::Shard& s : f.checkpoint.shards()) f.bytes += s.size;

@@ -11,6 +11,7 @@
 #include "src/app/progress.h"
 #include "src/base/descriptor.h"
 #include "src/base/text.h"
+#include "src/model/shards.h"
 #include "tokenizer/templates.h"
 
 namespace fathom {
@@ -117,8 +118,8 @@ LoadedModel load_model(App& app, bool tokenizer_required) {
 }
 
 LoadedModel load_model(App& app, const EngineOptions& options) {
-  ResolvedModel model = model_of(app);
-  LoadedModel loaded{model.name, Engine::load(std::move(model.files), options)};
+  const ResolvedModel model = model_of(app);
+  LoadedModel loaded{model.name, repairable(model.files, [&] { return Engine::load(model.files, options); })};
   app.terminal.progress("");
   warn_of_shared_gpu(app);
   const std::int64_t usual = std::min<std::int64_t>(options.usual_context, loaded.engine->config().max_position_embeddings);

@@ -13,6 +13,7 @@ namespace fathom {
 namespace {
 
 constexpr std::string_view kSchema = "fathom.session/1";
+constexpr const char* kOther = "name another file with --session; this one stays as it is";
 constexpr std::size_t kMaxMessages = 100'000;
 
 std::string text_of(const json::Value& object, std::string_view key, std::string_view where) {
@@ -104,7 +105,8 @@ SessionText parse_session(std::string_view text, std::string_view where) {
       header = true;
     } catch (const Error& e) {
       // A line without its end is what a crash leaves; anything else is damage.
-      if (end != text.npos || e.code() == Exit::unsupported || !header) throw Error(e.code(), e.what(), e.remedy()).at(std::string(where), at);
+      if (end != text.npos || e.code() == Exit::unsupported || !header) 
+        throw Error(e.code(), e.what(), e.remedy().empty() ? kOther : e.remedy()).at(std::string(where), at);
       out.notes.push_back(fmt::format("{}: the last line is incomplete and was dropped", where));
       return out;
     }

@@ -9,6 +9,7 @@
 #include "src/app/signals.h"
 #include "src/base/descriptor.h"
 #include "src/base/utf8.h"
+#include "src/model/shards.h"
 
 namespace fathom {
 namespace {
@@ -52,7 +53,8 @@ Exit tokenize_command(App& app) {
   if (!o.input)
     text = o.positionals.empty() ? read_input(STDIN_FILENO, o.max_input, "standard input", signals::stop_requested)
                                  : o.positionals[0];
-  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(files_of(app));
+  const FileSet files = files_of(app);
+  const std::unique_ptr<Tokenizer> tokenizer = repairable(files, [&] { return Tokenizer::load(files); });
   const AddedTokens added = o.special ? AddedTokens::match : AddedTokens::plain;
   if (o.input) {
     tokenize_lines(app, *tokenizer, added);

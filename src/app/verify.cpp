@@ -7,7 +7,10 @@
 #include "src/app/progress.h"
 #include "src/app/verified.h"
 #include "src/base/text.h"
+#include "src/engine/generation_config.h"
+#include "src/model/shards.h"
 #include "src/model/verify.h"
+#include "tokenizer/tokenizer.h"
 
 namespace fathom {
 namespace {
@@ -122,6 +125,19 @@ void check_hashes(App& app, const Checkpoint& checkpoint, Outcome& outcome) {
   }
 }
 
+// What turns text into ids and back, as a run reads it. A checkpoint for ids alone has none.
+void check_text_files(const FileSet& files, const Config& config, Outcome& outcome) {
+  repairable(files, [&] {
+    (void)read_generation_config(files, config.vocab_size);
+    try {
+      outcome.lines.push_back("tokenizer: " + Tokenizer::load(files)->describe());
+    } catch (const Error& e) {
+      if (e.code() != Exit::not_found) throw;
+      outcome.lines.push_back("note: no tokenizer: the model takes and gives ids alone");
+    }
+  });
+}
+
 // One object, with all that was found also where it ends in an error.
 Exit report_json(App& app, Outcome outcome) {
   outcome.members.emplace_back("ok", json::Value(!outcome.error));
@@ -141,8 +157,8 @@ Exit verify_command(App& app) {
     return resolve_model(o.positionals[0], app.environment, app.config);
   }();
   Outcome outcome;
-  const Config config = read_config(model.files);
-  const Checkpoint checkpoint = Checkpoint::open(model.files);
+  const Config config = repairable(model.files, [&] { return read_config(model.files); });
+  const Checkpoint checkpoint = repairable(model.files, [&] { return Checkpoint::open(model.files); });
   std::uint64_t bytes = 0;
   for (const Checkpoint::Shard& s : checkpoint.shards()) bytes += s.size;
   outcome.members = {{"schema", text("fathom.verify/1")},
@@ -158,6 +174,7 @@ Exit verify_command(App& app) {
     bind_weights(checkpoint, config, {.mtp = config.num_nextn_predict_layers > 0}, &unknown);
     outcome.lines.push_back(fmt::format("tensors: {}, all that the config calls for, with its shapes and types",
                                         grouped(checkpoint.tensors().size())));
+    check_text_files(model.files, config, outcome);
     for (const std::string& name : unknown) outcome.lines.push_back(fmt::format("note: {} is not used", printable(name)));
   }
   for (const std::string& note : checkpoint.notes()) outcome.lines.push_back("note: " + note);

@@ -219,6 +219,16 @@ ShardList list_shards(const FileSet& files) {
   return list;
 }
 
+Error with_repair(const FileSet& files, const Error& error) {
+  if (error.code() != Exit::bad_checkpoint || !error.remedy().empty() || !files.on_disk()) return error;
+  // Most errors name their file; the others begin with it.
+  const std::string what = error.what(), name = error.file().empty() ? what.substr(0, what.find(':')) : error.file();
+  if (name.empty() || name.find('/') != name.npos || !files.has(name)) return error;
+  Error out(error.code(), what, download_command(files, {name}));
+  out.at(name, error.offset());
+  return out;
+}
+
 std::vector<ShardHeader> read_shard_headers(const FileSet& files, const ShardList& list) {
   std::vector<ShardHeader> shards;
   std::vector<Problem> problems;

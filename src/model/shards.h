@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/error.h"
 #include "src/model/checkpoint.h"
 
 namespace fathom {
@@ -44,6 +45,19 @@ struct DownloadRecord {
   std::string commit, etag;
 };
 std::optional<DownloadRecord> download_record(const FileSet& files, const std::string& name);
+
+// `error` with the command that downloads its file again as the remedy, if it says of a file of the checkpoint that it
+// contradicts its format, and no remedy; else as it is.
+Error with_repair(const FileSet& files, const Error& error);
+// Runs `body`, whose errors are thrown on with_repair.
+template <typename Body>
+auto repairable(const FileSet& files, Body&& body) {
+  try {
+    return body();
+  } catch (const Error& e) {
+    throw with_repair(files, e);
+  }
+}
 
 // "ORG/NAME" if the directory is a snapshot in the Hub cache, else the directory as given.
 std::string display_name(const FileSet& files);
