@@ -265,12 +265,11 @@ TEST_CASE("config: rope_parameters and rope_scaling say the same, member for mem
   const std::string yarn = yarn_with("mscale", "1.0");
   CHECK(both(yarn, yarn).code == Exit::ok);
   CHECK(both(R"({"type":"default"})", R"({"rope_type":"default"})").code == Exit::ok);
-  for (const auto& [key, raw] : std::vector<std::pair<std::string, std::string>>{{"factor", "41"},
-                                                                                 {"beta_fast", "33"},
-                                                                                 {"beta_slow", "2"},
-                                                                                 {"original_max_position_embeddings", "4097"},
-                                                                                 {"mscale", "0.9"},
-                                                                                 {"mscale_all_dim", "1.0"}}) {
+  const std::vector<std::pair<std::string, std::string>> kOthers{
+      {"factor", "41"}, {"beta_fast", "33"}, {"beta_slow", "2"}, {"original_max_position_embeddings", "4097"},
+      {"mscale", "0.9"}, {"mscale_all_dim", "1.0"}};
+  for (const auto& [name, raw] : kOthers) {
+    const std::string key = name;
     ConfigText other{{{"type", "\"yarn\""}, {"factor", "40"}, {"original_max_position_embeddings", "4096"}, {"mscale", "1.0"}}};
     const Outcome o = both(yarn, other.set(key, raw).text());
     CAPTURE(key);

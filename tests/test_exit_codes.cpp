@@ -64,7 +64,7 @@ TEST_CASE("exit codes: each has its number and says what, where and what to do")
       {3, "{F} run -m /nonexistent/model hi", {"/nonexistent/model"}},
       {4, "{F} run -m " + truncated + " hi", {"model.safetensors", "(7 missing)", "To repair:  hf download"}},
       {5, "{F} run -m " + foreign + " hi", {"llama", "deepseek_v2"}},
-      {6, "{F} run --backend cpu --ctx 2147483647 -m " + endless + " hi", {"2147483647", "the largest --ctx that fits is"}},
+      {6, "{F} run --backend cpu --cache f32 --ctx 2147483647 -m " + endless + " hi", {"2147483647", "the largest --ctx that fits is"}},
       {7, "{F} run -m tests/goldens/v3 --ids 1,2,3 --ctx 3", {"the prompt has 3 tokens and the context 3", "--ctx"}},
       {8, "{F} run --backend cpu -m " + nan + " hi </dev/null", {"NaN", "position"}},
       {9, "{F} run -m tests/goldens/v3 --ids 1,2 -n 2 >/dev/full", {"standard output", "No space left on device"}},
