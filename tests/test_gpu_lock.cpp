@@ -34,7 +34,8 @@ int dead_process() {
 // Holds the lock file as another fathom does: locks belong to the open file, so this process can play both.
 class Other {
  public:
-  Other(const std::string& path, std::string_view content) : fd_(::open(path.c_str(), O_RDWR | O_CREAT, 0600)) {
+  Other(const std::string& path, std::string_view content)
+      : fd_(::open(path.c_str(), O_RDWR | O_CREAT, 0600)) {
     REQUIRE(::write(fd_, content.data(), content.size()) == static_cast<ssize_t>(content.size()));
     REQUIRE(::flock(fd_, LOCK_EX | LOCK_NB) == 0);
   }
@@ -78,7 +79,8 @@ TEST_CASE("gpu lock: taken once, holds the process id, private, and free again w
 TEST_CASE("gpu lock: what a lock file may hold") {
   CHECK(holder_in(fmt::format("{}\n", ::getpid())) == ::getpid());
   CHECK_FALSE(holder_in(fmt::format("{}\n", dead_process())));
-  for (const char* text : {"", "\n", "0\n", "-1\n", "1", "1\n\n", " 1\n", "1 \n", "0x1\n", "99999999999999\n", "one\n", "1\x1b[31m\n"})
+  for (const char* text : {"", "\n", "0\n", "-1\n", "1", "1\n\n", " 1\n", "1 \n", "0x1\n", "99999999999999\n",
+                           "one\n", "1\x1b[31m\n"})
     CHECK_FALSE(holder_in(text));
 }
 
@@ -88,7 +90,8 @@ TEST_CASE("gpu lock: hostile and impossible files cost nothing but the lock") {
   CHECK_FALSE(GpuLock(std::nullopt, kDevice).taken());
   CHECK(GpuLock(std::nullopt, kDevice).trouble().empty());
   std::filesystem::create_directory(folder);
-  for (const std::string& content : {std::string("not a process"), std::string(10'000'000, '7'), std::string("\x1b]0;t\x07\n"), std::string()}) {
+  for (const std::string& content : {std::string("not a process"), std::string(10'000'000, '7'),
+                                     std::string("\x1b]0;t\x07\n"), std::string()}) {
     const Other other(path, content);
     const GpuLock lock(folder, kDevice);
     CHECK_FALSE(lock.taken());
@@ -122,8 +125,10 @@ TEST_CASE("gpu lock: a second run warns and goes on; without memory it ends and 
   test::write_script(dir.path() + "/script", {"</think>yes"});
   ::mkdir((dir.path() + "/run").c_str(), 0700);
   const auto fathom = [&](std::uint64_t free_bytes, const std::string& more) {
-    return fmt::format("env XDG_RUNTIME_DIR={0}/run FATHOM_FAKE_SCRIPT={0}/script FATHOM_FAKE_GPU_FREE={1} {2} {3} --as-fathom run -m {0}/fake hi </dev/null",
-                       dir.path(), free_bytes, more, test::self_path());
+    return fmt::format(
+        "env XDG_RUNTIME_DIR={0}/run FATHOM_FAKE_SCRIPT={0}/script FATHOM_FAKE_GPU_FREE={1} {2} {3} "
+        "--as-fathom run -m {0}/fake hi </dev/null",
+        dir.path(), free_bytes, more, test::self_path());
   };
   const std::uint64_t enough = std::uint64_t{8} << 30, little = std::uint64_t{1} << 20;
   const test::Outcome alone = test::shell(fathom(enough, ""));
@@ -138,9 +143,11 @@ TEST_CASE("gpu lock: a second run warns and goes on; without memory it ends and 
   // The first holds the lock while its model answers without end; $! is its process, exec'ed through env.
   const std::string first = fathom(enough, "FATHOM_FAKE_ENDLESS=1 FATHOM_FAKE_DELAY_US=2000");
   const auto beside = [&](const std::string& second) {
-    return test::shell(fmt::format("rm -f {1}/first; {0} >{1}/first & first=$!\nwhile ! [ -s {1}/first ]; do sleep 0.02; done\n{2}\ncode=$?\n"
-                                   "kill -9 $first; wait $first\necho \"first was $first\" >&2; exit $code",
-                                   first, dir.path(), second));
+    return test::shell(
+        fmt::format("rm -f {1}/first; {0} >{1}/first & first=$!\nwhile ! [ -s {1}/first ]; do sleep 0.02; "
+                    "done\n{2}\ncode=$?\n"
+                    "kill -9 $first; wait $first\necho \"first was $first\" >&2; exit $code",
+                    first, dir.path(), second));
   };
   const test::Outcome both = beside(fathom(enough, ""));
   CHECK(both.code == 0);
@@ -148,7 +155,8 @@ TEST_CASE("gpu lock: a second run warns and goes on; without memory it ends and 
   const auto at = both.err.find("first was ");
   REQUIRE(at != both.err.npos);
   const std::string pid = both.err.substr(at + 10, both.err.find('\n', at) - at - 10);
-  CHECK(both.err.find(fmt::format("fathom: GPU 0 is also used by another fathom (process {}): both are slower\n", pid)) == 0);
+  CHECK(both.err.find(fmt::format(
+            "fathom: GPU 0 is also used by another fathom (process {}): both are slower\n", pid)) == 0);
 
   const test::Outcome short_of_memory = beside(fathom(little, ""));
   CHECK(short_of_memory.code == 6);

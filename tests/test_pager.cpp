@@ -15,14 +15,16 @@ namespace {
 
 // What a terminal of so many lines gets for `fathom help TOPIC` with this PAGER.
 std::string help_on(int rows, const char* pager, const char* topic, int* code) {
-  Pty pty([&] {
-    ::setenv("PAGER", pager, 1);
-    ::setenv("TERM", "xterm-256color", 1);
-    ::unsetenv("LESS");
-    const std::string program = test::program();
-    ::execl(program.c_str(), program.c_str(), "help", topic, nullptr);
-    return 127;
-  }, rows, 80);
+  Pty pty(
+      [&] {
+        ::setenv("PAGER", pager, 1);
+        ::setenv("TERM", "xterm-256color", 1);
+        ::unsetenv("LESS");
+        const std::string program = test::program();
+        ::execl(program.c_str(), program.c_str(), "help", topic, nullptr);
+        return 127;
+      },
+      rows, 80);
   *code = pty.wait(10s);
   return pty.transcript();
 }
@@ -62,17 +64,20 @@ TEST_CASE("pager: redirected help is as wide as ever and is not paged") {
   const test::Outcome r = test::shell("PAGER='sed s/^/PAGED/' " + test::program() + " help run");
   CHECK(r.code == 0);
   CHECK_FALSE(contains(r.out, "PAGED"));
-  CHECK(contains(r.out, "\n  -n, --max-tokens N                most new tokens, thinking included [model limit]\n"));
+  CHECK(contains(r.out,
+                 "\n  -n, --max-tokens N                most new tokens, thinking included [model limit]\n"));
 }
 
 TEST_CASE("help: lines are no wider than the terminal") {
   for (const int columns : {60, 80, 100}) {
-    Pty pty([&] {
-      ::unsetenv("PAGER");
-      const std::string program = test::program();
-      ::execl(program.c_str(), program.c_str(), "help", "chat", nullptr);
-      return 127;
-    }, 24, columns);
+    Pty pty(
+        [&] {
+          ::unsetenv("PAGER");
+          const std::string program = test::program();
+          ::execl(program.c_str(), program.c_str(), "help", "chat", nullptr);
+          return 127;
+        },
+        24, columns);
     CHECK(pty.wait(10s) == 0);
     const std::string& text = pty.transcript();
     for (std::size_t at = 0; at < text.size();) {

@@ -22,7 +22,11 @@ namespace {
 constexpr std::int64_t kSecond = 1'000'000'000;
 
 VerifiedFile entry(std::uint64_t inode, char digit = 'a') {
-  return {{.device = 66306, .inode = inode, .size = 4'302'350'824, .mtime_ns = 1'700'000'000 * kSecond + 7, .ctime_ns = 1'700'000'001 * kSecond},
+  return {{.device = 66306,
+           .inode = inode,
+           .size = 4'302'350'824,
+           .mtime_ns = 1'700'000'000 * kSecond + 7,
+           .ctime_ns = 1'700'000'001 * kSecond},
           std::string(64, digit)};
 }
 const std::int64_t kLater = 1'800'000'000 * kSecond;
@@ -72,11 +76,21 @@ TEST_CASE("verified: a file that was changed a moment ago is not kept") {
 
 TEST_CASE("verified: untrusted lines are left out, sound ones beside them count") {
   const std::string good = verified_line(entry(1)), hash(64, 'c');
-  const std::string bad[] = {
-      "\n", "x\n", good.substr(0, good.size() - 2) + "\n", good.substr(0, good.size() - 1) + "0\n", "1 2 3 4 " + hash + "\n",
-      "-1 2 3 4 5 " + hash + "\n", "1 2 3 4 5  " + hash + "\n", "1 2 3 99999999999999999999 5 " + hash + "\n", "1 2 3 4 5 " + std::string(64, 'C') + "\n",
-      "1 2 3 4 5 " + hash + " \n", " 1 2 3 4 5 " + hash + "\n", "1 2 3 4 5 6 " + hash + "\n", std::string("\0\n", 2), std::string(100'000, '1') + "\n",
-      good.substr(0, 30)};
+  const std::string bad[] = {"\n",
+                             "x\n",
+                             good.substr(0, good.size() - 2) + "\n",
+                             good.substr(0, good.size() - 1) + "0\n",
+                             "1 2 3 4 " + hash + "\n",
+                             "-1 2 3 4 5 " + hash + "\n",
+                             "1 2 3 4 5  " + hash + "\n",
+                             "1 2 3 99999999999999999999 5 " + hash + "\n",
+                             "1 2 3 4 5 " + std::string(64, 'C') + "\n",
+                             "1 2 3 4 5 " + hash + " \n",
+                             " 1 2 3 4 5 " + hash + "\n",
+                             "1 2 3 4 5 6 " + hash + "\n",
+                             std::string("\0\n", 2),
+                             std::string(100'000, '1') + "\n",
+                             good.substr(0, 30)};
   std::string text;
   for (const std::string& line : bad) {
     CAPTURE(line);
@@ -85,7 +99,8 @@ TEST_CASE("verified: untrusted lines are left out, sound ones beside them count"
   }
   CHECK(parse_verified(good + text) == std::vector{entry(1)});
   CHECK(parse_verified(text + "\n" + good) == std::vector{entry(1)});
-  const VerifiedFile extremes{{~std::uint64_t{0}, 0, ~std::uint64_t{0}, INT64_MIN, INT64_MAX}, std::string(64, '0')};
+  const VerifiedFile extremes{{~std::uint64_t{0}, 0, ~std::uint64_t{0}, INT64_MIN, INT64_MAX},
+                              std::string(64, '0')};
   CHECK(parse_verified(verified_line(extremes)) == std::vector{extremes});
 }
 
@@ -100,7 +115,8 @@ TEST_CASE("verified: a line that a crash has cut costs itself only") {
     CAPTURE(cut);
     CHECK(again.find(entry(1).file));
     CHECK(again.find(entry(3).file));
-    CHECK(again.find(entry(2).file).has_value() == (cut + 1 == second.size()));  // only its line end is missing
+    CHECK(again.find(entry(2).file).has_value() ==
+          (cut + 1 == second.size()));  // only its line end is missing
     std::filesystem::remove(dir.file("verified"));
   }
 }
@@ -153,7 +169,8 @@ TEST_CASE("verified: several processes lose no line, also while the file is made
   const std::string path = dir.file("verified");
   constexpr std::uint64_t kProcesses = 4, kEach = 50;
   std::string text;
-  for (std::uint64_t i = 0; i < 2 * VerifiedFiles::kMaxFiles - 20; ++i) text += verified_line(entry(1'000'000 + i));
+  for (std::uint64_t i = 0; i < 2 * VerifiedFiles::kMaxFiles - 20; ++i)
+    text += verified_line(entry(1'000'000 + i));
   dir.write("verified", text);
   REQUIRE(::chmod(path.c_str(), 0600) == 0);
   for (std::uint64_t p = 0; p < kProcesses; ++p)
@@ -174,7 +191,8 @@ TEST_CASE("verified: several processes lose no line, also while the file is made
 
 TEST_CASE("verified: verify --hash reads a file once, and again when it has changed") {
   const test::TempDir dir;
-  const std::string model = dir.file("model"), shard = model + "/model.safetensors", cache = dir.file("cache");
+  const std::string model = dir.file("model"), shard = model + "/model.safetensors",
+                    cache = dir.file("cache");
   test::write_fake_checkpoint(model);
   const std::string bytes = read_file(shard, 1u << 24);
   const auto put_sums = [&](const std::string& hex) {
@@ -184,7 +202,8 @@ TEST_CASE("verified: verify --hash reads a file once, and again when it has chan
   const auto age = [&] { return test::shell("sleep 2.1").code; };  // files of this very moment are not kept
   REQUIRE(age() == 0);
   const auto verify = [&](const std::string& flags = "") {
-    return test::shell(fmt::format("XDG_CACHE_HOME={} {} verify {} --hash {}", cache, test::program(), model, flags));
+    return test::shell(
+        fmt::format("XDG_CACHE_HOME={} {} verify {} --hash {}", cache, test::program(), model, flags));
   };
   const test::Outcome first = verify();
   CHECK_MESSAGE(first.code == 0, first.err);
@@ -211,5 +230,6 @@ TEST_CASE("verified: verify --hash reads a file once, and again when it has chan
   CHECK(third.code == 4);
   CHECK(third.err.find("files differ from what was published") != std::string::npos);
   // Without a place to keep it nothing changes.
-  CHECK(test::shell(fmt::format("XDG_CACHE_HOME=/proc/none {} verify {} --hash", test::program(), model)).code == 4);
+  CHECK(test::shell(fmt::format("XDG_CACHE_HOME=/proc/none {} verify {} --hash", test::program(), model))
+            .code == 4);
 }

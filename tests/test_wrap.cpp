@@ -5,7 +5,8 @@
 using namespace fathom;
 
 TEST_CASE("wrap: lines are broken at spaces and go on under their value") {
-  const std::string line = "  plan         cpu: weights 0.02 GiB mapped + cache 0.03 GiB, committed as it fills\n";
+  const std::string line =
+      "  plan         cpu: weights 0.02 GiB mapped + cache 0.03 GiB, committed as it fills\n";
   CHECK(wrap(line, 100) == line);
   CHECK(wrap(line, 60) ==
         "  plan         cpu: weights 0.02 GiB mapped + cache 0.03\n"
@@ -32,7 +33,9 @@ TEST_CASE("wrap: lines are broken at spaces and go on under their value") {
 
 TEST_CASE("wrap: nothing but spaces is lost") {
   std::string text;
-  for (int i = 0; i < 400; ++i) text += (i % 17 == 0 ? "\n  key" : "") + std::string(static_cast<std::size_t>(1 + i % 3), ' ') + std::string(static_cast<std::size_t>(i % 13), 'a');
+  for (int i = 0; i < 400; ++i)
+    text += (i % 17 == 0 ? "\n  key" : "") + std::string(static_cast<std::size_t>(1 + i % 3), ' ') +
+            std::string(static_cast<std::size_t>(i % 13), 'a');
   const auto letters = [](std::string s) {
     std::erase_if(s, [](char c) { return c == ' ' || c == '\n'; });
     return s;

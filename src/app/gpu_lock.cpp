@@ -15,7 +15,8 @@ namespace {
 constexpr std::uint64_t kMostBytes = 16;
 
 std::string lock_name(const cuda::DeviceInfo& device) {
-  return fmt::format("gpu-{}.lock", device.pci_address.empty() ? std::to_string(device.ordinal) : device.pci_address);
+  return fmt::format("gpu-{}.lock",
+                     device.pci_address.empty() ? std::to_string(device.ordinal) : device.pci_address);
 }
 
 }  // namespace
@@ -29,7 +30,8 @@ std::optional<int> holder_in(std::string_view text) {
   return pid;
 }
 
-GpuLock::GpuLock(const std::optional<std::string>& folder, const cuda::DeviceInfo& device) : ordinal_(device.ordinal) {
+GpuLock::GpuLock(const std::optional<std::string>& folder, const cuda::DeviceInfo& device)
+    : ordinal_(device.ordinal) {
   if (!folder) return;
   try {
     take(*folder, *folder + "/" + lock_name(device));
@@ -42,7 +44,8 @@ GpuLock::GpuLock(const std::optional<std::string>& folder, const cuda::DeviceInf
 void GpuLock::take(const std::string& folder, const std::string& path) {
   // Of another user after `sudo -E`: what we leave there would be in their way.
   const std::string parent = folder.substr(0, folder.rfind('/'));
-  if (!owned_by_us(parent)) throw Error(Exit::io, fmt::format("{}: absent, or of another user", parent)).at(parent);
+  if (!owned_by_us(parent))
+    throw Error(Exit::io, fmt::format("{}: absent, or of another user", parent)).at(parent);
   make_directory(folder, 0700);
   file_.emplace(path);
   if (!file_->owned_by_us()) throw Error(Exit::io, fmt::format("{}: belongs to another user", path)).at(path);
@@ -66,17 +69,20 @@ std::string GpuLock::text() const {
 void lock_gpu(App& app, const cuda::DeviceInfo& device) {
   if (app.gpu_lock) return;
   app.gpu_lock = std::make_shared<GpuLock>(app.environment.runtime_dir, device);
-  if (!app.gpu_lock->trouble().empty()) app.terminal.detail(fmt::format("the GPU is not locked: {}", app.gpu_lock->trouble()));
+  if (!app.gpu_lock->trouble().empty())
+    app.terminal.detail(fmt::format("the GPU is not locked: {}", app.gpu_lock->trouble()));
 }
 
 void warn_of_shared_gpu(App& app) {
-  if (app.gpu_lock && app.gpu_lock->in_use()) app.terminal.warning(app.gpu_lock->text() + ": both are slower");
+  if (app.gpu_lock && app.gpu_lock->in_use())
+    app.terminal.warning(app.gpu_lock->text() + ": both are slower");
 }
 
 Error with_gpu_holder(const App& app, const Error& error) {
   if (error.code() != Exit::out_of_memory || !app.gpu_lock || !app.gpu_lock->in_use()) return error;
   Error named(error.code(), fmt::format("{}\n  {}", error.what(), app.gpu_lock->text()),
-              fmt::format("{}{}wait until the other one ends", error.remedy(), error.remedy().empty() ? "" : "\nor "));
+              fmt::format("{}{}wait until the other one ends", error.remedy(),
+                          error.remedy().empty() ? "" : "\nor "));
   return named.at(error.file(), error.offset());
 }
 

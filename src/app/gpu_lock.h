@@ -1,4 +1,5 @@
-// Who uses a GPU: an advisory lock per device, so that a second fathom can name the one that holds the memory.
+// Who uses a GPU: an advisory lock per device, so that a second fathom can name the one that holds the
+// memory.
 #pragma once
 
 #include <optional>
@@ -13,10 +14,10 @@ namespace fathom {
 
 struct App;
 
-// Taken without waiting and held as long as this object lives; the system gives it up when the process ends, however it
-// ends. The file is `folder`/gpu-ADDRESS.lock, by PCI address: an ordinal means another GPU under another
-// CUDA_VISIBLE_DEVICES. It holds the process id and is never removed: an old one is unlocked and means nothing.
-// Nothing of this ever fails a run: where no lock can be kept, none is.
+// Taken without waiting and held as long as this object lives; the system gives it up when the process ends,
+// however it ends. The file is `folder`/gpu-ADDRESS.lock, by PCI address: an ordinal means another GPU under
+// another CUDA_VISIBLE_DEVICES. It holds the process id and is never removed: an old one is unlocked and
+// means nothing. Nothing of this ever fails a run: where no lock can be kept, none is.
 class GpuLock {
  public:
   // folder: $XDG_RUNTIME_DIR/fathom, which only its user can write to; nothing: no lock is kept. There is no
@@ -42,8 +43,8 @@ class GpuLock {
   std::optional<AppendFile> file_;
 };
 
-// The process id that a lock file holds: "4711\n" and nothing else. Nothing for any other text and for a process that
-// is gone, which has left the text of an earlier lock.
+// The process id that a lock file holds: "4711\n" and nothing else. Nothing for any other text and for a
+// process that is gone, which has left the text of an earlier lock.
 std::optional<int> holder_in(std::string_view text);
 
 // Takes the lock of the GPU that a run will use, before its memory is planned, for the rest of the command.

@@ -64,7 +64,8 @@ bool page(const std::string& pager, std::string_view text) {
 void show_text(Terminal& terminal, const Environment& environment, std::string_view text) {
   Screen& out = terminal.out();
   const auto lines = std::count(text.begin(), text.end(), '\n');
-  const bool paged = out.is_terminal() && terminal.stdin_is_terminal() && environment.pager && lines >= out.height();
+  const bool paged =
+      out.is_terminal() && terminal.stdin_is_terminal() && environment.pager && lines >= out.height();
   if (paged && page(*environment.pager, text)) return;
   out.raw(text);
 }

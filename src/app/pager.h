@@ -8,8 +8,8 @@
 
 namespace fathom {
 
-// Writes fathom's own text to standard output; through $PAGER, if it is set, where the terminal has fewer lines than the
-// text. A pager that cannot be run is done without.
+// Writes fathom's own text to standard output; through $PAGER, if it is set, where the terminal has fewer
+// lines than the text. A pager that cannot be run is done without.
 void show_text(Terminal& terminal, const Environment& environment, std::string_view text);
 
 }  // namespace fathom

@@ -10,7 +10,8 @@
 namespace fathom {
 namespace {
 
-constexpr std::int64_t kSettled = 2'000'000'000;  // ns; the coarsest clock of a file system (FAT) ticks every 2 s
+constexpr std::int64_t kSettled =
+    2'000'000'000;  // ns; the coarsest clock of a file system (FAT) ticks every 2 s
 constexpr std::size_t kMaxLineBytes = 5 * 21 + 65;
 constexpr std::uint64_t kMaxFileBytes = 2 * VerifiedFiles::kMaxFiles * kMaxLineBytes;
 
@@ -27,9 +28,11 @@ bool take_number(std::string_view& line, T& out) {
 std::optional<VerifiedFile> parse_line(std::string_view line) {
   VerifiedFile v;
   FileIdentity& f = v.file;
-  const bool numbers = take_number(line, f.device) && take_number(line, f.inode) && take_number(line, f.size) &&
-                       take_number(line, f.mtime_ns) && take_number(line, f.ctime_ns);
-  if (!numbers || line.size() != 64 || line.find_first_not_of("0123456789abcdef") != line.npos) return std::nullopt;
+  const bool numbers = take_number(line, f.device) && take_number(line, f.inode) &&
+                       take_number(line, f.size) && take_number(line, f.mtime_ns) &&
+                       take_number(line, f.ctime_ns);
+  if (!numbers || line.size() != 64 || line.find_first_not_of("0123456789abcdef") != line.npos)
+    return std::nullopt;
   v.sha256 = line;
   return v;
 }
@@ -37,7 +40,8 @@ std::optional<VerifiedFile> parse_line(std::string_view line) {
 }  // namespace
 
 std::string verified_line(const VerifiedFile& v) {
-  return fmt::format("{} {} {} {} {} {}\n", v.file.device, v.file.inode, v.file.size, v.file.mtime_ns, v.file.ctime_ns, v.sha256);
+  return fmt::format("{} {} {} {} {} {}\n", v.file.device, v.file.inode, v.file.size, v.file.mtime_ns,
+                     v.file.ctime_ns, v.sha256);
 }
 
 std::vector<VerifiedFile> parse_verified(std::string_view text) {
@@ -64,14 +68,16 @@ void VerifiedFiles::load() {
   make_directories(path_.substr(0, path_.rfind('/')));
   const AppendFile file(path_);
   if (!file.owned_by_us()) throw Error(Exit::io, fmt::format("{}: belongs to another user", path_)).at(path_);
-  if (file.others_may_write()) throw Error(Exit::io, fmt::format("{}: others may write to it", path_), "chmod 600").at(path_);
+  if (file.others_may_write())
+    throw Error(Exit::io, fmt::format("{}: others may write to it", path_), "chmod 600").at(path_);
   const std::string text = file.tail(kMaxFileBytes);
   lines_ = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
   entries_ = parse_verified(text);
 }
 
 std::optional<std::string> VerifiedFiles::find(const FileIdentity& file) const {
-  const auto it = std::find_if(entries_.rbegin(), entries_.rend(), [&](const VerifiedFile& v) { return v.file == file; });
+  const auto it =
+      std::find_if(entries_.rbegin(), entries_.rend(), [&](const VerifiedFile& v) { return v.file == file; });
   return it == entries_.rend() ? std::nullopt : std::optional(it->sha256);
 }
 
@@ -92,7 +98,7 @@ void VerifiedFiles::append(const std::string& line) {
   for (int attempt = 0; attempt < 10; ++attempt) {
     AppendFile file(path_);
     file.lock(true);
-    if (!file.current()) continue;  // another fathom has just put a shorter file in its place
+    if (!file.current()) continue;          // another fathom has just put a shorter file in its place
     const std::string last = file.tail(1);  // a crash may have left the last line without its end
     file.append((last.empty() || last == "\n" ? "" : "\n") + line, true);
     if (++lines_ <= 2 * kMaxFiles) return;

@@ -24,7 +24,8 @@ std::size_t value_column(std::string_view line) {
 void append_wrapped(std::string& out, std::string_view line, std::size_t width) {
   // Values need room of their own.
   const std::size_t value = value_column(line);
-  const std::size_t indent = value <= width * 2 / 3 ? value : std::min(line.find_first_not_of(' '), line.size());
+  const std::size_t indent =
+      value <= width * 2 / 3 ? value : std::min(line.find_first_not_of(' '), line.size());
   out += line.substr(0, indent);
   std::size_t column = indent;
   for (std::size_t at = indent; at < line.size();) {
@@ -58,6 +59,8 @@ std::string wrap(std::string_view text, std::size_t width) {
   return out;
 }
 
-std::string counted(std::size_t n, std::string_view noun) { return fmt::format("{} {}{}", grouped(n), noun, n == 1 ? "" : "s"); }
+std::string counted(std::size_t n, std::string_view noun) {
+  return fmt::format("{} {}{}", grouped(n), noun, n == 1 ? "" : "s");
+}
 
 }  // namespace fathom
