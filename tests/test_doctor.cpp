@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "src/app/doctor.h"
 #include "src/app/doctor_self_test.h"
 #include "src/base/error.h"
 #include "src/base/json.h"
@@ -55,4 +56,12 @@ TEST_CASE("doctor: text and JSON, exit 0 without a GPU, self-test exit 5 or a co
   CHECK(json::parse(line, "doctor").find("findings")->as_array().size() >= 6);
   test::capture(program + " --self-test 2>&1", &status);
   CHECK((WEXITSTATUS(status) == 5 || WEXITSTATUS(status) == 0));
+}
+
+TEST_CASE("doctor: the driver's version is read from either form of the kernel module's line") {
+  CHECK(driver_version("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n"
+                       "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n") == "535.183.01");
+  CHECK(driver_version("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (root)\n") ==
+        "580.82.07");
+  for (const char* none : {"", "\n", "NVRM version: unknown", "12 ... . 7", "\x1b[31m1.2x"}) CHECK(driver_version(none).empty());
 }

@@ -57,6 +57,15 @@ void look_at_gpus(std::vector<Finding>& out) {
                    Level::good, {}});
 }
 
+void look_at_driver(std::vector<Finding>& out) {
+  try {
+    const std::string version = driver_version(read_input("/proc/driver/nvidia/version", 4096));
+    if (!version.empty()) out.push_back({"driver", fmt::format("NVIDIA {}", version), Level::good, {}});
+  } catch (const Error&) {
+    // No driver, or one that does not say: the line of the GPU tells what works.
+  }
+}
+
 void look_at_processor(std::vector<Finding>& out) {
   utsname system{};
   ::uname(&system);
@@ -91,7 +100,8 @@ void look_at_disk(std::vector<Finding>& out, std::string_view topic, const std::
   const std::uint64_t free = std::uint64_t{s.f_bavail} * s.f_frsize;
   const bool writable = ::access(existing.c_str(), W_OK) == 0;
   out.push_back({std::string(topic), fmt::format("{}: {:.1f} GiB free{}{}", *path, gib(free), existing == *path ? "" : ", not made yet",
-                                                 writable ? "" : ", read-only"),
+                                                 writable ? "" : ", read-only") +
+                     (on_network_file_system(existing) ? ", a network file system: shards are read, not mapped" : ""),
                  Level::good, {}});
 }
 
@@ -141,11 +151,24 @@ std::vector<Finding> examine(App& app) {
   std::vector<Finding> out;
   out.push_back({"fathom", version_line(), Level::good, {}});
   look_at_gpus(out);
+  look_at_driver(out);
   look_at_processor(out);
   look_at_memory(out);
   look_at_files(out, app);
   look_at_terminal(out, app);
   return out;
+}
+
+std::string driver_version(std::string_view text) {
+  // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  Wed ...": the first word of digits and points.
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find_first_of(" \t\n", at), text.size());
+    const std::string_view word = text.substr(at, end - at);
+    const bool numeric = word.find_first_not_of("0123456789.") == word.npos;
+    if (numeric && word.find('.') != word.npos && word.find_first_of("0123456789") != word.npos) return std::string(word);
+    at = end + 1;
+  }
+  return {};
 }
 
 Exit doctor_command(App& app) {

@@ -19,6 +19,9 @@ struct Finding {
 // Looks at GPU, driver, memory, disks, terminal, and the files of this user. Reads only; no CUDA context is kept.
 std::vector<Finding> examine(App& app);
 
+// "580.82.07" of /proc/driver/nvidia/version's text; empty when there is no such number.
+std::string driver_version(std::string_view text);
+
 // Prints the findings (--json: one object). Exit 0, also with problems: they are findings, not failures.
 Exit doctor_command(App& app);
 
