@@ -160,7 +160,7 @@ constexpr std::int64_t kGroupWork = 8'000'000'000;
 void mlp(const Machine& m, const Mlp& w, std::span<const float> x, Rounding rounding, float* y) {
   const Input in(m, w.gate, x, rounding);
   Input hidden(w.down, in.rows());
-  m.threads.for_range(w.gate.rows, kPanelRows, [&](std::int64_t begin, std::int64_t end) {
+  m.threads.for_range(w.gate.rows, share_rows(w.gate, 2 * in.rows()), [&](std::int64_t begin, std::int64_t end) {
     std::vector<ProductRow> rows;
     std::vector<float*> out;
     for (std::int64_t t = 0; t < in.rows(); ++t) {

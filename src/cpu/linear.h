@@ -90,7 +90,11 @@ struct ProductRow {
 void product(const Kernels& k, const Linear& w, std::int64_t begin, std::int64_t end,
              std::span<const ProductRow> rows);
 
-// All of y (x.rows(), w.rows), on all threads.
+// Rows of `w`, a multiple of kPanelRows, that are worth a thread for `rows` rows of x: smaller shares cost more to hand
+// over than to compute.
+std::int64_t share_rows(const Linear& w, std::int64_t rows);
+
+// All of y (x.rows(), w.rows), on all threads that have work enough.
 void product(const Machine& m, const Linear& w, const Input& x, float* y);
 
 // y[t] = W^T x[t]: (w.cols rounded up to 16) values each, for x[t] of w.rows values, on the calling thread.
