@@ -528,7 +528,6 @@ void CudaForward::plan_persistent_layers() {
   p.round = pass.round;
   p.x = work<float>(Work::x), p.q_out = work<float>(Work::q), p.kv_row = work<float>(Work::kv_row);
   p.router_logits = work<float>(Work::router_logits);
-  p.q_absorbed = work<__nv_bfloat16>(Work::q_absorbed);
   p.partial_sum = work<float>(Work::partial_sum), p.partial_out = work<float>(Work::partial_out);
   p.hidden = work<__nv_bfloat16>(Work::hidden);
   persistent_ = plan_persistent(on_, weights_.layers, p, [this](int i) { return cache_of(i); });

@@ -7,6 +7,10 @@
 // grows during a launch, so nothing is reset between hand-offs; the last block to leave zeroes it for the
 // next launch. Measured on an H100: 1.0 us for 132 blocks (cuda/NOTES.md).
 //
+// Small results need no counter: a tagged word carries the epoch in which it was written, in one access that
+// is never torn, so whoever reads the epoch has the value. Its writer needs no fence, its reader no second
+// trip to L2. Whoever writes a word again must know that everybody has read it.
+//
 // Every wait is bounded: a mistake traps (the launch fails with an error) instead of hanging the machine.
 #pragma once
 
@@ -32,8 +36,8 @@ __device__ __noinline__ inline std::uint64_t check_patience(std::uint64_t since)
 // of another.
 struct GridCounters {
   alignas(128) unsigned arrived;  // by blocks
-  alignas(128) unsigned logits;   // by rows of routers
   alignas(128) unsigned left;     // blocks at their end
+  alignas(128) unsigned epoch;    // of tagged words: those that earlier launches may have used
 };
 
 // What the calling thread wrote, and what it saw of others at a barrier before, is visible to whoever sees
@@ -74,11 +78,70 @@ __device__ __forceinline__ void wait_grid(const GridCounters* counters, const un
   sync_some<kBarrier, kCount>();  // every thread is behind the poll
 }
 
-// At a block's end, by one thread, when no thread of the block will poll or arrive again.
-__device__ __forceinline__ void leave_grid(GridCounters* counters) {
+// At a block's end, by one thread, when no thread of the block will poll or arrive again. `epochs`: used by
+// this launch, behind counters->epoch.
+__device__ __forceinline__ void leave_grid(GridCounters* counters, unsigned epochs = 0) {
   __threadfence();  // this block's arrivals come before its leaving
   if (atomicAdd(&counters->left, 1u) + 1 < gridDim.x) return;
-  counters->arrived = counters->logits = counters->left = 0;  // the end of the launch publishes the zeros
+  counters->arrived = counters->left = 0;  // the end of the launch publishes the zeros
+  counters->epoch += epochs;
+}
+
+// -- tagged words -------------------------------------------------------------------------------------------
+
+// Three values of 32 bits and the epoch, aligned to 16 bytes.
+struct TaggedWord {
+  std::uint64_t low, high;
+  __device__ __forceinline__ unsigned epoch() const { return static_cast<unsigned>(high >> 32); }
+  __device__ __forceinline__ unsigned operator[](int i) const {
+    return static_cast<unsigned>(i == 0 ? low : i == 1 ? low >> 32 : high);
+  }
+};
+__device__ __forceinline__ void store_tagged(TaggedWord* to, unsigned a, unsigned b, unsigned c,
+                                             unsigned epoch) {
+#if __CUDA_ARCH__ >= 700
+  asm volatile(
+      "{\n.reg .b128 w;\n.reg .b64 low, high;\nmov.b64 low, {%1, %2};\nmov.b64 high, {%3, %4};\n"
+      "mov.b128 w, {low, high};\nst.relaxed.gpu.global.b128 [%0], w;\n}\n" ::"l"(to),
+      "r"(a), "r"(b), "r"(c), "r"(epoch)
+      : "memory");
+#endif
+}
+__device__ __forceinline__ TaggedWord load_tagged(const TaggedWord* from) {
+  TaggedWord w{};
+#if __CUDA_ARCH__ >= 700
+  asm volatile(
+      "{\n.reg .b128 w;\nld.relaxed.gpu.global.b128 w, [%2];\nmov.b128 {%0, %1}, w;\n}\n"
+      : "=l"(w.low), "=l"(w.high)
+      : "l"(from)
+      : "memory");
+#endif
+  return w;
+}
+// Out of line, as all loops that wait.
+__device__ __noinline__ inline TaggedWord poll_tagged(const TaggedWord* from, unsigned epoch) {
+  std::uint64_t since = 0;
+  TaggedWord w = load_tagged(from);
+  for (unsigned polls = 1; w.epoch() != epoch; ++polls) {
+    if (polls % 64 == 0) since = check_patience(since);
+    w = load_tagged(from);
+  }
+  return w;
+}
+// A warp's words, N a lane: one lane polls until its first word is there, then all words are read, those of
+// slower writers until they are there too. Polling everything from the start would load L2. Lanes without
+// words pass another's.
+template <int N>
+__device__ __forceinline__ void wait_tagged(const TaggedWord* const (&from)[N], unsigned epoch,
+                                            TaggedWord (&w)[N]) {
+  if (threadIdx.x % 32 == 0) poll_tagged(from[0], epoch);
+  __syncwarp();  // the first word is there
+#pragma unroll
+  for (int i = 0; i < N; ++i) w[i] = load_tagged(from[i]);
+#pragma unroll
+  for (int i = 0; i < N; ++i)
+    if (w[i].epoch() != epoch) w[i] = poll_tagged(from[i], epoch);
+  __syncwarp();  // every lane has its words
 }
 
 // -- between warps ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kSplitKeys = 32;  // a split has a multiple of them
+constexpr int kSplitKeys = 64;  // a split has a multiple of them
 constexpr int kMinRing = 128 * 1024;
 constexpr int kInFlight =
     3;  // transfers of 32 KB a multiprocessor: two and three are equal, all that fit lose 3 %
@@ -58,8 +58,8 @@ bool suits(const Launch& on, const PersistentParams& p) {
 }
 
 int activation_bytes(const PersistentParams& p) {
-  // attend: q, probabilities, four parts of the scores, corrections; o_proj: partial sums and the row.
-  const int attend = 16 * (p.attention.row + 8) * 2 + 16 * 40 * 2 + 4 * 16 * 36 * 4 + 64;
+  // attend: q, probabilities, two parts of the scores, corrections; o_proj: partial sums and the row.
+  const int attend = 16 * (p.attention.row + 8) * 2 + 16 * 72 * 2 + 2 * 16 * 68 * 4 + 64;
   return std::max(attend, 4 * 192 * 17 + 96 * 256);
 }
 
@@ -115,7 +115,13 @@ std::unique_ptr<PersistentPlan> plan_persistent(const Launch& on, const std::vec
   const std::uint64_t table_bytes = table.size() * sizeof(PersistentLayer);
   const std::uint64_t value_bytes =
       std::uint64_t{8} * static_cast<std::uint64_t>(p.attention.heads * p.attention.v) * 4;
-  plan->memory = Arena(table_bytes + value_bytes + grid_counters_bytes() + 3 * 256);
+  const int words[] = {(p.q.rows + p.kv_a.rows) / 2, (p.attention.heads + 1) * kAbsorbedWords, p.o.rows / 2,
+                       p.o.rows / 2, std::max(p.choice.experts, 1)};
+  TaggedWord** const word_pointers[] = {&p.q_words, &p.absorbed_words, &p.x_words[0], &p.x_words[1],
+                                        &p.logit_words};
+  std::uint64_t word_bytes = 0;
+  for (int n : words) word_bytes += static_cast<std::uint64_t>(n) * kTaggedWordBytes + 256;
+  plan->memory = Arena(table_bytes + value_bytes + grid_counters_bytes() + word_bytes + 3 * 256);
   auto* device_table = plan->memory.take(table_bytes);
   FATHOM_CUDA(cudaMemcpy(device_table, table.data(), table_bytes, cudaMemcpyHostToDevice));
   p.layers = reinterpret_cast<const PersistentLayer*>(device_table);
@@ -123,6 +129,12 @@ std::unique_ptr<PersistentPlan> plan_persistent(const Launch& on, const std::vec
   std::byte* counters = plan->memory.take(grid_counters_bytes());
   FATHOM_CUDA(cudaMemset(counters, 0, grid_counters_bytes()));
   p.counters = reinterpret_cast<GridCounters*>(counters);
+  for (std::size_t i = 0; i < std::size(words); ++i) {
+    const std::uint64_t bytes = static_cast<std::uint64_t>(words[i]) * kTaggedWordBytes;
+    std::byte* at = plan->memory.take(bytes);
+    FATHOM_CUDA(cudaMemset(at, 0, bytes));  // no launch has epoch 0
+    *word_pointers[i] = reinterpret_cast<TaggedWord*>(at);
+  }
   p.end = static_cast<int>(table.size());
   return plan;
 }

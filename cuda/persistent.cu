@@ -23,7 +23,7 @@
 //   V2-Lite FP8, 4k keys: 2.24 GB in 27 layers, 0.73 ms at 3.09 TB/s. Measured: cuda/NOTES.md.
 //
 //   shared memory   state | activations | ring | table of experts
-//   transfer        rows of one or two matrices, then their block scales; or 16 keys, (row + 8) values apart
+//   transfer        rows of one or two matrices, then their block scales; or 32 keys, (row + 8) values apart
 #include <algorithm>
 
 #include "cuda/handoff.cuh"
@@ -41,17 +41,22 @@ constexpr int kComputeThreads = kComputeWarps * 32;
 constexpr int kBlockThreads = kComputeThreads + 32;
 constexpr int kComputeBarrier = 1;
 constexpr int kTransfers = 16;  // in the ring at a time, at most
-constexpr int kTile = 32;       // keys
+constexpr int kTile = 64;       // keys, in two transfers of kHalfTile
+constexpr int kHalfTile = kTile / 2;
 constexpr int kHeadTile = 16;
 constexpr int kParts = 8;         // of a head's latent columns
 constexpr int kPartColumns = 64;  // latent / kParts
+constexpr int kPartPairs = 36;    // of values of q' that a part writes: 64 latent and 8 rotated ones
+constexpr int kPartWords = 12;    // of three pairs
+constexpr int kRowWords = kParts * kPartWords;
 constexpr int kNope = 128, kValue = 128, kLatent = 512, kRope = 64, kRow = kLatent + kRope;
 constexpr int kCombineGroups = 16;  // splits are summed in this many groups
 constexpr int kMostSplits = 128;
 constexpr int kMostExperts = 64;
-constexpr int kScoreRow = 36, kProbabilityRow = 40;
+constexpr int kScoreRow = 68, kProbabilityRow = 72;  // free of bank conflicts
 constexpr float kLog2e = 1.4426950408889634f;
 
+static_assert(sizeof(TaggedWord) == kTaggedWordBytes && kRowWords == kAbsorbedWords);
 static_assert(sizeof(PersistentLayer) % 16 == 0 && sizeof(PersistentLayer) <= 512);
 
 // What a launch divides among its blocks.
@@ -104,6 +109,8 @@ struct Shared {
   int id[kMaxChosen];
   PersistentLayer layers[2];
   int position, span;  // keys of a split
+  unsigned epoch;      // plus a layer's number: that layer's tagged words
+  float residual[16];  // this block's rows of x
   // Of thread 0: hand-offs so far, for stamps, and the arrivals that the next one waits for.
   int handoffs;
   unsigned arrivals;
@@ -154,7 +161,6 @@ class Producer {
   __device__ void run() {
     const int position = p_.position[0];
     uint4 next = fetch_layer(p_.begin);
-    unsigned logits_target = 0;
     for (int i = p_.begin; i < p_.end; ++i) {
       // The layer two before is over for every warp: the experts of the one before were chosen by this warp,
       // after its o_proj.
@@ -162,7 +168,7 @@ class Producer {
         reinterpret_cast<uint4*>(&s_.layers[i % 2])[lane_] = next;
       if (i + 1 < p_.end) next = fetch_layer(i + 1);
       __syncwarp();
-      layer(s_.layers[i % 2], position, logits_target);
+      layer(s_.layers[i % 2], position, s_.epoch + static_cast<unsigned>(i));
     }
   }
 
@@ -172,7 +178,7 @@ class Producer {
     return reinterpret_cast<const uint4*>(p_.layers + i)[lane_];
   }
 
-  __device__ void layer(const PersistentLayer& l, int position, unsigned& logits_target) {
+  __device__ void layer(const PersistentLayer& l, int position, unsigned epoch) {
     const int q_pairs = p_.q.rows / 2, all = q_pairs + p_.kv_a.rows / 2;
     const Range pairs = s_.parts[kPairs], q = clip(pairs, 0, q_pairs), kv = clip(pairs, q_pairs, all);
     prefetch(l);
@@ -187,8 +193,7 @@ class Producer {
     }
     rows(l.router, {}, p_.router, s_.parts[kRouterRows]);
     rows(l.gate, l.up, p_.shared_up, s_.parts[kSharedColumns]);
-    logits_target += static_cast<unsigned>(p_.router.rows);
-    choose(l, logits_target);
+    choose(l, epoch);
     const int inner = p_.expert_up.rows;
     const Range units = s_.parts[kChosenColumns];
     for (int slot = s_.first_slot; slot * inner < units.end; ++slot) {
@@ -288,8 +293,8 @@ class Producer {
       const int begin = split * length, end = min(begin + length, position + 1);
       for (int first = begin; first < end; first += kTile)
         for (int half = 0; half < 2; ++half) {
-          const int at = first + half * (kTile / 2), count = min(max(end - at, 0), kTile / 2);
-          const int to = take(kTile / 2 * kKeyPitch * 2);
+          const int at = first + half * kHalfTile, count = min(max(end - at, 0), kHalfTile);
+          const int to = take(kHalfTile * kKeyPitch * 2);
           std::uint64_t* full = &s_.full[issued_ % kTransfers];
           if (lane_ == 0) {
             s_.where[issued_ % kTransfers] = {{to, 0}, {0, 0}};
@@ -336,18 +341,16 @@ class Producer {
   }
 
   // The router's choice for the row: as choose_experts_of_row (router.cuh), by one warp.
-  __device__ void choose(const PersistentLayer& l, unsigned logits_target) {
+  __device__ void choose(const PersistentLayer& l, unsigned epoch) {
     const RouterParams& r = p_.choice;
     for (int i = lane_; i < r.experts * static_cast<int>(sizeof(ExpertPointers) / 16); i += 32)
       copy_async(reinterpret_cast<std::byte*>(table_) + i * 16,
                  reinterpret_cast<const std::byte*>(l.experts) + i * 16, true);
     commit_copies();
-    if (lane_ == 0) poll_acquire(&p_.counters->logits, logits_target);
-    __syncwarp();  // every lane is behind the poll
     constexpr int kMine = kMostExperts / 32;
     float score[kMine];
     unsigned key[kMine];
-    score_experts(r, l.e_score_correction_bias, score, key);
+    score_experts(r, l.e_score_correction_bias, epoch, score, key);
     // The largest key, of equals the lowest id, `chosen` times.
     unsigned mine = 0;  // bit i: expert i * 32 + lane is chosen
 #pragma unroll 1
@@ -395,12 +398,17 @@ class Producer {
   // Scores of this lane's experts, and keys that order as their choices do: 0 for none, 1 and up for an
   // expert.
   template <int N>
-  __device__ __forceinline__ void score_experts(const RouterParams& r, const float* bias, float (&score)[N],
-                                                unsigned (&key)[N]) {
+  __device__ __forceinline__ void score_experts(const RouterParams& r, const float* bias, unsigned epoch,
+                                                float (&score)[N], unsigned (&key)[N]) {
     float z[N], maximum = -INFINITY, sum = 0;
+    TaggedWord words[N];
+    const TaggedWord* from[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) from[i] = p_.logit_words + min(i * 32 + lane_, r.experts - 1);
+    wait_tagged(from, epoch, words);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      z[i] = i * 32 + lane_ < r.experts ? __ldcg(r.logits + i * 32 + lane_) : -INFINITY;
+      z[i] = i * 32 + lane_ < r.experts ? __uint_as_float(words[i][0]) : -INFINITY;
       maximum = fmaxf(maximum, z[i]);
     }
     if (!r.sigmoid) {
@@ -484,7 +492,7 @@ class Consumer {
   static constexpr int V = 16;  // codes in 16 bytes
 
  public:
-  __device__ __forceinline__ explicit Consumer(int next)
+  __device__ __forceinline__ Consumer(int layer, int next)
       : p_(shared_state().params),
         s_(shared_state()),
         x_(reinterpret_cast<float*>(block_memory + kSharedBytes)),
@@ -494,6 +502,7 @@ class Consumer {
         warp_(threadIdx.x / 32),
         position_(s_.position),
         span_(s_.span),
+        epoch_(s_.epoch + static_cast<unsigned>(layer)),
         next_(next) {}
   __device__ __forceinline__ int next() const { return next_; }
 
@@ -504,7 +513,9 @@ class Consumer {
       s_.sine[threadIdx.x] = __fmul_rn(sine, p_.magnitude),
       s_.cosine[threadIdx.x] = __fmul_rn(cosine, p_.magnitude);
     }
-    sync_compute();  // sines are visible
+    if (threadIdx.x < s_.parts[kOutRows].count())
+      s_.residual[threadIdx.x] = p_.x[s_.parts[kOutRows].begin + threadIdx.x];
+    sync_compute();  // sines and the residual are visible
   }
   // The layer's pointers are in shared memory.
   __device__ __forceinline__ void wait_for_layer() const {
@@ -526,6 +537,38 @@ class Consumer {
     wait_grid<kComputeBarrier, kComputeThreads>(p_.counters, s_.arrivals);
     stamp(1);
     if (threadIdx.x == 0) ++s_.handoffs;
+  }
+  // The two halves of a hand-off by tagged words, for stamps; the first also separates a stage's shared memory
+  // from the next one's.
+  __device__ __forceinline__ void end_stage() {
+    stamp(0);
+    sync_compute();  // every warp has read what the next stage overwrites
+  }
+  __device__ __forceinline__ void begin_stage() {
+    stamp(1);
+    if (threadIdx.x == 0) ++s_.handoffs;
+  }
+  // Four neighbouring columns of x, pairs of which are words.
+  __device__ __forceinline__ float4 wait_for_x(const TaggedWord* words, unsigned epoch, int column) {
+    const TaggedWord* const from[2] = {words + column / 2, words + column / 2 + 1};
+    TaggedWord w[2];
+    wait_tagged(from, epoch, w);
+    begin_stage();
+    return make_float4(__uint_as_float(w[0][0]), __uint_as_float(w[0][1]), __uint_as_float(w[1][0]),
+                       __uint_as_float(w[1][1]));
+  }
+  // Adds this block's sums to its rows of x, whose pairs become words. By the first warp.
+  __device__ __forceinline__ void add_to_x(TaggedWord* words, bool last) {
+    if (warp_ != 0) return;
+    const Range mine = s_.parts[kOutRows];
+    float v = 0;
+    if (lane_ < mine.count()) {
+      v = s_.residual[lane_] = __fadd_rn(s_.residual[lane_], total_of(lane_));
+      if (last) p_.x[mine.begin + lane_] = v;
+    }
+    const float next = __shfl_down_sync(~0u, v, 1);
+    if (lane_ < mine.count() && lane_ % 2 == 0)
+      store_tagged(words + (mine.begin + lane_) / 2, __float_as_uint(v), __float_as_uint(next), 0, epoch_);
   }
 
   // -- transfers
@@ -643,8 +686,9 @@ class Consumer {
     wait_for_layer();
     const int column = warp_ * kGroup + lane_ * 4;
     const float4 weight = __ldg(reinterpret_cast<const float4*>(l.input_layernorm + column));
-    if (handed_off) wait();
-    stage_group(round_four(norm_group(load_shared_by_others(p_.x + column), weight, p_.q.cols)), warp_);
+    const float4 x = handed_off ? wait_for_x(p_.x_words[1], epoch_ - 1, column)
+                                : *reinterpret_cast<const float4*>(p_.x + column);
+    stage_group(round_four(norm_group(x, weight, p_.q.cols)), warp_);
     __syncwarp();  // the warp's group is staged
     const Operand o = load_operand(warp_);
     const float factor = s_.factor[warp_];
@@ -668,9 +712,12 @@ class Consumer {
         a = __fsub_rn(__fmul_rn(left, cosine), __fmul_rn(right, sine));
         b = __fadd_rn(__fmul_rn(left, sine), __fmul_rn(right, cosine));
       }
-      *reinterpret_cast<float2*>((is_kv ? p_.kv_row : p_.q_out) + n) = make_float2(a, b);
+      store_tagged(p_.q_words + mine.begin + pair, __float_as_uint(a), __float_as_uint(b), 0, epoch_);
+      // For whoever reads them behind the launch; the latent's columns are finish_row's to write.
+      if (!is_kv || n >= kLatent)
+        *reinterpret_cast<float2*>((is_kv ? p_.kv_row : p_.q_out) + n) = make_float2(a, b);
     }
-    arrive();
+    end_stage();
   }
 
   // Four neighbouring codes of kv_b.
@@ -682,39 +729,36 @@ class Consumer {
     return v;
   }
 
-  // Block head * kParts + part: q W_UK for 64 latent columns. Threads: 32 groups of rows by 16 quads of
-  // columns.
+  // Block head * kParts + part: q W_UK for 64 latent columns, and 8 rotated columns of q. Threads: 32 groups
+  // of 4 rows by 16 quads of columns.
   __device__ __forceinline__ void absorb(const PersistentLayer& l) {
     const AttentionShape& a = p_.attention;
     const int head = blockIdx.x / kParts, part = blockIdx.x % kParts;
     const int group = threadIdx.x / 16, quad = threadIdx.x % 16, column = part * kPartColumns + quad * 4;
-    const int head_dim = kNope + kRope;
     const bool works = head < a.heads;
     unsigned codes[kNope / 32];
-    float scale[kNope / 32];
-#pragma unroll
-    for (int k = 0; k < kNope / 32; ++k) {
-      codes[k] = 0, scale[k] = 0;
-      if (works) {
-        const int row = head * (kNope + kValue) + group + 32 * k;
-        codes[k] = load_four_codes(l, row, column);
-        scale[k] = block_scale(l.kv_b.scale, p_.kv_b.scale_cols, row, column);
-      }
-    }
-    const float norm =
-        head == a.heads && part == 0 && threadIdx.x < kLatent ? l.kv_a_layernorm[threadIdx.x] : 0.0f;
-    wait();
+    static_assert(kNope == 128);  // rows of one block of scales
+    float scale = 0;
     if (works) {
-      const float* q = p_.q_out + head * head_dim;
-      float mine[kNope / 32];
+      const int row = head * (kNope + kValue) + group * 4;
 #pragma unroll
-      for (int k = 0; k < kNope / 32; ++k) mine[k] = __ldcg(q + group + 32 * k);
+      for (int k = 0; k < kNope / 32; ++k) codes[k] = load_four_codes(l, row + k, column);
+      scale = block_scale(l.kv_b.scale, p_.kv_b.scale_cols, row, column);
+    }
+    const bool finishes = head == a.heads && part == 0;
+    const float norm = finishes ? l.kv_a_layernorm[threadIdx.x] : 0.0f;
+    if (works) {
+      const TaggedWord* q = p_.q_words + head * ((kNope + kRope) / 2);
+      const TaggedWord* const from[2] = {q + group * 2, q + group * 2 + 1};
+      TaggedWord mine[2];
+      wait_tagged(from, epoch_, mine);
+      begin_stage();
       float sum[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int k = 0; k < kNope / 32; ++k) {
         const float2 low = decode_e4m3x2(codes[k] & 0xffffu), high = decode_e4m3x2(codes[k] >> 16);
         const float w[4] = {low.x, low.y, high.x, high.y};
-        const float f = __fmul_rn(mine[k], scale[k]);
+        const float f = __fmul_rn(__uint_as_float(mine[k / 2][k % 2]), scale);
 #pragma unroll
         for (int c = 0; c < 4; ++c) sum[c] = __fmaf_rn(f, w[c], sum[c]);
       }
@@ -724,27 +768,59 @@ class Consumer {
         *reinterpret_cast<float4*>(x_ + warp_ * kPartColumns + quad * 4) =
             make_float4(sum[0], sum[1], sum[2], sum[3]);
       sync_compute();  // sums of all warps are visible
-      __nv_bfloat16* out = p_.q_absorbed + head * kRow;
-      if (threadIdx.x < kPartColumns) {
-        float total = 0;
+      // Three lanes, each with a pair of values, make a word; thirty lanes of a warp.
+      const int word = warp_ * 10 + lane_ / 3, pair = word * 3 + lane_ % 3;
+      if (warp_ < 2) {
+        float2 total = make_float2(0, 0);
+        if (pair < kPartColumns / 2) {
 #pragma unroll
-        for (int w = 0; w < kComputeWarps; w += 2)
-          total = __fadd_rn(
-              total, __fadd_rn(x_[w * kPartColumns + threadIdx.x], x_[(w + 1) * kPartColumns + threadIdx.x]));
-        out[part * kPartColumns + threadIdx.x] = __float2bfloat16_rn(total);
-      } else if (const int i = threadIdx.x - kPartColumns; part == 0 && i < kRope) {
-        out[kLatent + i] = __float2bfloat16_rn(__ldcg(q + kNope + i));
+          for (int w = 0; w < kComputeWarps; ++w) {
+            const float2 v = *reinterpret_cast<const float2*>(x_ + w * kPartColumns + pair * 2);
+            total.x = __fadd_rn(total.x, v.x), total.y = __fadd_rn(total.y, v.y);
+          }
+        } else if (pair < kPartPairs) {
+          const TaggedWord w = poll_tagged(
+              q + kNope / 2 + part * (kRope / kParts / 2) + pair - kPartColumns / 2, epoch_);
+          total = make_float2(__uint_as_float(w[0]), __uint_as_float(w[1]));
+        }
+        store_pairs(head, part, word, pack_bf16(total.x, total.y));
       }
-    } else if (head == a.heads && part == 0) {
-      finish_row(l, norm);
+    } else {
+      begin_stage();
+      if (finishes) finish_row(l, norm);
     }
-    arrive();
+    end_stage();
+  }
+  // The three pairs of a word of q' (or of the row's key, as a head behind the others), held by neighbouring
+  // lanes.
+  __device__ __forceinline__ void store_pairs(int head, int part, int word, unsigned pair) {
+    const unsigned second = __shfl_down_sync(~0u, pair, 1), third = __shfl_down_sync(~0u, pair, 2);
+    if (lane_ % 3 == 0 && lane_ < 30 && word < (head < p_.attention.heads ? kPartWords : kRowWords))
+      store_tagged(p_.absorbed_words + (head * kParts + part) * kPartWords + word, pair, second, third,
+                   epoch_);
+  }
+  // Where the values of a word's pair lie in a row of q' or in a key.
+  static __device__ __forceinline__ int pair_column(int part, int pair) {
+    return pair < kPartColumns / 2 ? part * kPartColumns + pair * 2
+                                   : kLatent + part * (kRope / kParts) + (pair - kPartColumns / 2) * 2;
+  }
+  // Writes word `n` of a row of q', or of a key, to where the row lies in shared memory.
+  static __device__ __forceinline__ void unpack_word(std::byte* row, int n, const TaggedWord& w) {
+    const int part = n / kPartWords, pair = n % kPartWords * 3;
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
+      *reinterpret_cast<unsigned*>(row + pair_column(part, pair + i) * 2) = w[i];
+  }
+  static __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const unsigned*>(&v);
   }
 
   // Norm of the latent, a value a thread, and append to the cache. `norm`: this thread's weight.
   __device__ __forceinline__ void finish_row(const PersistentLayer& l, float norm) {
     static_assert(kLatent == kComputeThreads);
-    const float v = __ldcg(p_.kv_row + threadIdx.x);
+    const TaggedWord* words = p_.q_words + p_.q.rows / 2;
+    const float v = __uint_as_float(poll_tagged(words + threadIdx.x / 2, epoch_)[threadIdx.x % 2]);
     const float sum = warp_sum(__fmul_rn(v, v));
     if (lane_ == 0) s_.sums[warp_] = sum;
     sync_compute();  // sums of all warps are visible
@@ -752,61 +828,81 @@ class Consumer {
     const float inverse = __frsqrt_rn(__fadd_rn(__fdiv_rn(all, static_cast<float>(kLatent)), p_.eps));
     const float latent = __fmul_rn(__fmul_rn(v, inverse), norm);
     auto* cache = static_cast<__nv_bfloat16*>(l.cache) + (p_.timeline[0] * p_.capacity + position_) * kRow;
+    auto* key = reinterpret_cast<__nv_bfloat16*>(bytes_);
     p_.kv_row[threadIdx.x] = latent;
-    cache[threadIdx.x] = __float2bfloat16_rn(latent);
-    if (threadIdx.x < kRope)
-      cache[kLatent + threadIdx.x] = __float2bfloat16_rn(__ldcg(p_.kv_row + kLatent + threadIdx.x));
+    key[threadIdx.x] = cache[threadIdx.x] = __float2bfloat16_rn(latent);
+    if (const int i = threadIdx.x; i < kRope)
+      key[kLatent + i] = cache[kLatent + i] = __float2bfloat16_rn(
+          __uint_as_float(poll_tagged(words + (kLatent + i) / 2, epoch_)[i % 2]));
+    sync_compute();  // the key is complete
+    // Ten words a warp, as in absorb.
+    const int word = warp_ * 10 + lane_ / 3, in_part = word % kPartWords * 3 + lane_ % 3;
+    unsigned pair = 0;
+    if (word < kRowWords)
+      pair = *reinterpret_cast<const unsigned*>(key + pair_column(word / kPartWords, in_part));
+    store_pairs(p_.attention.heads, 0, word, pair);
   }
 
-  // Keys of this call's own row and beyond, in a tile that arrived before the row was written: the row is
-  // read from the cache, what is beyond is zeroed.
-  __device__ __forceinline__ void patch_keys(const PersistentLayer& l, const std::byte* const (&half)[2],
-                                             int first) {
+  // Keys of this call's own row and beyond, in a tile that arrived before the row was written: the row comes as
+  // words, what is beyond is zeroed.
+  __device__ __forceinline__ void patch_keys(const std::byte* const (&half)[2], int first) {
     constexpr int units = kRow / 8, pitch = kKeyPitch * 2;
-    const auto* cache =
-        static_cast<const std::byte*>(l.cache) + (p_.timeline[0] * p_.capacity + position_) * kRow * 2;
-    const int bad = max(position_ - first, 0);
+    const int own = position_ - first;
+    const auto row_of = [&](int key) {
+      return const_cast<std::byte*>(half[key / kHalfTile]) + key % kHalfTile * pitch;
+    };
+    if (threadIdx.x < kRowWords)
+      unpack_word(row_of(own), threadIdx.x,
+                  poll_tagged(p_.absorbed_words + p_.attention.heads * kRowWords + threadIdx.x, epoch_));
 #pragma unroll 1
-    for (int i = threadIdx.x; i < (kTile - bad) * units; i += kComputeThreads) {
-      const int key = bad + i / units, unit = i % units;
-      const uint4 v = first + key == position_ ? __ldcg(reinterpret_cast<const uint4*>(cache + unit * 16))
-                                               : make_uint4(0, 0, 0, 0);
-      *reinterpret_cast<uint4*>(const_cast<std::byte*>(half[key / 16]) + key % 16 * pitch + unit * 16) = v;
-    }
+    for (int i = threadIdx.x; i < (kTile - 1 - own) * units; i += kComputeThreads)
+      *reinterpret_cast<uint4*>(row_of(own + 1 + i / units) + i % units * 16) = make_uint4(0, 0, 0, 0);
     // These writes come before any later bulk copy into the same memory.
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     sync_compute();  // the keys are complete
   }
 
   // One split of the keys of 16 heads.
-  __device__ __forceinline__ void attend(const PersistentLayer& l) {
+  __device__ __forceinline__ void attend() {
     const AttentionShape& a = p_.attention;
     const int groups = a.heads / kHeadTile, length = span_;
     const int items = (position_ / length + 1) * groups;
-    wait();
+    if (static_cast<int>(blockIdx.x) >= items) begin_stage();
     for (int item = blockIdx.x; item < items; item += gridDim.x) {
       const int split = item / groups, group = item % groups;
-      attend_span(l, split, group, {split * length, min((split + 1) * length, position_ + 1)});
+      attend_span(split, group, {split * length, min((split + 1) * length, position_ + 1)});
       if (item + static_cast<int>(gridDim.x) < items) sync_compute();  // q may be overwritten
     }
     arrive();
   }
 
-  __device__ __forceinline__ void attend_span(const PersistentLayer& l, int split, int group,
-                                              const Span& span) {
+  __device__ __forceinline__ void attend_span(int split, int group, const Span& span) {
     const AttentionShape& a = p_.attention;
-    constexpr int ld = kKeyPitch, units = kRow / 8;
+    constexpr int ld = kKeyPitch;
     auto* q = reinterpret_cast<__nv_bfloat16*>(bytes_);
     auto* probability = q + kHeadTile * ld;
     auto* scores = reinterpret_cast<float*>(probability + kHeadTile * kProbabilityRow);
-    float* correction = scores + 4 * kHeadTile * kScoreRow;
-    const auto* from = p_.q_absorbed + static_cast<std::int64_t>(group) * kHeadTile * kRow;
-    for (int i = threadIdx.x; i < kHeadTile * units; i += kComputeThreads)
-      *reinterpret_cast<uint4*>(q + i / units * ld + i % units * 8) =
-          __ldcg(reinterpret_cast<const uint4*>(from + i * 8));
-    // Scores: warp = (chain, half of the columns, 8 keys). k-steps are added in four chains, k mod 4.
+    float* correction = scores + 2 * kHeadTile * kScoreRow;
+    {
+      constexpr int kMine = kHeadTile * kRowWords / kComputeThreads;
+      static_assert(kMine * kComputeThreads == kHeadTile * kRowWords);
+      const TaggedWord* from[kMine];
+      TaggedWord words[kMine];
+#pragma unroll
+      for (int i = 0; i < kMine; ++i)
+        from[i] = p_.absorbed_words + group * kHeadTile * kRowWords + threadIdx.x + i * kComputeThreads;
+      wait_tagged(from, epoch_, words);
+      if (static_cast<int>(blockIdx.x) == split * (a.heads / kHeadTile) + group) begin_stage();  // its first item
+#pragma unroll
+      for (int i = 0; i < kMine; ++i) {
+        const int n = threadIdx.x + i * kComputeThreads;
+        unpack_word(reinterpret_cast<std::byte*>(q + n / kRowWords * ld), n % kRowWords, words[i]);
+      }
+    }
+    // Scores: warp = (half of the columns, 8 keys). k-steps are added in two chains, k mod 2.
     constexpr int steps = kRow / 16, half = steps / 2;
-    const int keys8 = warp_ % 4, which = warp_ / 4 % 2, chain = warp_ / 8;
+    static_assert(half % 2 == 0);
+    const int keys8 = warp_ % 8, which = warp_ / 8;
     const int k_begin = which * half;
     constexpr int kTiles = kLatent / 8 / kComputeWarps;
     float out[kTiles][4] = {};
@@ -818,25 +914,23 @@ class Consumer {
       const int second = next_ + 1;
       wait_barrier(&s_.full[second % kTransfers], second / kTransfers & 1);
       keys[1] = ring_ + s_.where[second % kTransfers].codes[0];
-      if (first + kTile > position_) patch_keys(l, keys, first);
+      if (first + kTile > position_) patch_keys(keys, first);
       sync_compute();  // q is visible; probabilities of the tile before have been read
       {
         float score[2][4] = {};
-        const auto* b_row = reinterpret_cast<const __nv_bfloat16*>(keys[keys8 / 2]) +
-                            (keys8 % 2 * 8 + lane_ % 8) * ld + k_begin * 16 + lane_ / 8 * 8;
+        const auto* b_row = reinterpret_cast<const __nv_bfloat16*>(keys[keys8 / 4]) +
+                            (keys8 % 4 * 8 + lane_ % 8) * ld + k_begin * 16 + lane_ / 8 * 8;
         const auto* a_row = q + (lane_ % 16) * ld + k_begin * 16 + lane_ / 16 * 8;
-        for (int k = chain * 2; k < half; k += 4) {
-          std::uint32_t b[4], x[4];
+#pragma unroll 3
+        for (int k = 0; k < half; k += 2) {
+          std::uint32_t b[4], x[2][4];
           ldmatrix(b, b_row + k * 16);
-          ldmatrix(x, a_row + k * 16);
-          mma(score[0], x, b[0], b[1]);
-          if (k + 1 < half) {
-            ldmatrix(x, a_row + (k + 1) * 16);
-            mma(score[1], x, b[2], b[3]);
-          }
+          ldmatrix(x[0], a_row + k * 16);
+          ldmatrix(x[1], a_row + (k + 1) * 16);
+          mma(score[0], x[0], b[0], b[1]);
+          mma(score[1], x[1], b[2], b[3]);
         }
-        float* to =
-            scores + ((which * 2 + chain) * kHeadTile + lane_ / 4) * kScoreRow + keys8 * 8 + lane_ % 4 * 2;
+        float* to = scores + (which * kHeadTile + lane_ / 4) * kScoreRow + keys8 * 8 + lane_ % 4 * 2;
         *reinterpret_cast<float2*>(to) = make_float2(score[0][0] + score[1][0], score[0][1] + score[1][1]);
         *reinterpret_cast<float2*>(to + 8 * kScoreRow) =
             make_float2(score[0][2] + score[1][2], score[0][3] + score[1][3]);
@@ -845,30 +939,38 @@ class Consumer {
       {
         const float* of = scores + warp_ * kScoreRow + lane_;
         constexpr int kNext = kHeadTile * kScoreRow;
-        const float score = (of[0] + of[kNext]) + (of[2 * kNext] + of[3 * kNext]);
-        const float z = first + lane_ < span.end ? score * factor : -INFINITY;
-        const float highest = fmaxf(maximum, warp_max(z));
-        const float p = exp2f(z - highest), c = exp2f(maximum - highest);
-        sum = __fmaf_rn(sum, c, warp_sum(p));
+        float z[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          z[i] = first + lane_ + i * 32 < span.end ? (of[i * 32] + of[kNext + i * 32]) * factor : -INFINITY;
+        const float highest = fmaxf(maximum, warp_max(fmaxf(z[0], z[1])));
+        const float p[2] = {exp2f(z[0] - highest), exp2f(z[1] - highest)}, c = exp2f(maximum - highest);
+        sum = __fmaf_rn(sum, c, warp_sum(__fadd_rn(p[0], p[1])));
         maximum = highest;
-        probability[warp_ * kProbabilityRow + lane_] = __float2bfloat16_rn(p);
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          probability[warp_ * kProbabilityRow + lane_ + i * 32] = __float2bfloat16_rn(p[i]);
         if (lane_ == 0) correction[warp_] = c;
       }
       sync_compute();  // probabilities and corrections are visible
       const float low = correction[lane_ / 4], high = correction[lane_ / 4 + 8];
-      std::uint32_t x[2][4];
+      std::uint32_t x[4][4];
 #pragma unroll
-      for (int k = 0; k < 2; ++k)
+      for (int k = 0; k < 4; ++k)
         ldmatrix(x[k], probability + (lane_ % 16) * kProbabilityRow + k * 16 + lane_ / 16 * 8);
-      const auto* v_row =
-          reinterpret_cast<const __nv_bfloat16*>(keys[lane_ / 16]) + lane_ % 16 * ld + warp_ * kTiles * 8;
 #pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        std::uint32_t b[4];
-        ldmatrix_transposed(b, v_row + i * 8);
+      for (int i = 0; i < kTiles; ++i)
         out[i][0] *= low, out[i][1] *= low, out[i][2] *= high, out[i][3] *= high;
-        mma(out[i], x[0], b[0], b[1]);
-        mma(out[i], x[1], b[2], b[3]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const auto* v_row = reinterpret_cast<const __nv_bfloat16*>(keys[h]) + lane_ * ld + warp_ * kTiles * 8;
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          std::uint32_t b[4];
+          ldmatrix_transposed(b, v_row + i * 8);
+          mma(out[i], x[2 * h], b[0], b[1]);
+          mma(out[i], x[2 * h + 1], b[2], b[3]);
+        }
       }
       release();
       release();
@@ -989,7 +1091,6 @@ class Consumer {
     const int columns = p_.o.cols, column = warp_ * kGroup + lane_ * 4;
     const Range mine = s_.parts[kOutRows];
     wait();
-    const float old = threadIdx.x < mine.count() ? __ldcg(p_.x + mine.begin + threadIdx.x) : 0.0f;
     float4 v[kParts];
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
@@ -1004,8 +1105,8 @@ class Consumer {
     __syncwarp();  // the warp's group is staged
     multiply(load_operand(warp_), s_.factor[warp_], p_.o, 1, mine.begin, mine.count(), 0);
     sync_compute();  // sums of all warps are visible
-    if (threadIdx.x < mine.count()) p_.x[mine.begin + threadIdx.x] = __fadd_rn(old, total_of(threadIdx.x));
-    arrive();
+    add_to_x(p_.x_words[0], false);
+    end_stage();
   }
 
   // Router rows (MoE), then columns of the dense or shared MLP, then of the chosen experts.
@@ -1017,8 +1118,7 @@ class Consumer {
     const Range shared = s_.parts[moe ? kSharedColumns : kDenseColumns];
     const Range units = moe ? s_.parts[kChosenColumns] : Range{0, 0};
     const float4 weight = __ldg(reinterpret_cast<const float4*>(l.post_attention_layernorm + column));
-    wait();
-    const float4 v = norm_group(load_shared_by_others(p_.x + column), weight, fixed.cols);
+    const float4 v = norm_group(wait_for_x(p_.x_words[0], epoch_, column), weight, fixed.cols);
     if (moe) route(v);
     stage_group(round_four(v), warp_);
     __syncwarp();  // the warp's group is staged
@@ -1065,18 +1165,18 @@ class Consumer {
     }
     sync_compute();  // sums of all warps are visible
     if (threadIdx.x < mine.count()) {
-      p_.router_logits[mine.begin + threadIdx.x] = total_of(place + threadIdx.x);
-      add_release(&p_.counters->logits);  // this thread wrote the logit
+      const float logit = total_of(place + threadIdx.x);
+      store_tagged(p_.logit_words + mine.begin + threadIdx.x, __float_as_uint(logit), 0, 0, epoch_);
+      p_.router_logits[mine.begin + threadIdx.x] = logit;
     }
   }
 
-  __device__ __forceinline__ void down(const PersistentLayer& l) {
+  __device__ __forceinline__ void down(const PersistentLayer& l, bool last_layer) {
     const bool moe = l.experts != nullptr;
     const RoleShape &routed = p_.expert_down, &last = moe ? p_.shared_down : p_.dense_down;
     const int slots = moe ? p_.choice.chosen : 0, columns = slots * routed.cols + last.cols;
     const Range mine = s_.parts[kDownRows];
     wait();
-    const float old = threadIdx.x < mine.count() ? __ldcg(p_.x + mine.begin + threadIdx.x) : 0.0f;
     constexpr int kMost = kMostGroups128 / kComputeWarps;
     uint2 held[kMost];
 #pragma unroll
@@ -1122,8 +1222,8 @@ class Consumer {
       x_[(lane_ / 4 + 8) * kPartialStride + warp_] = sum.y;
     }
     sync_compute();  // sums of all warps are visible
-    if (threadIdx.x < mine.count()) p_.x[mine.begin + threadIdx.x] = __fadd_rn(old, total_of(threadIdx.x));
-    arrive();
+    add_to_x(p_.x_words[1], last_layer);
+    end_stage();
   }
   // Adds 128 columns of a transfer's rows: group `at` of the transfer, `column` of the matrix' scales,
   // `group` staged.
@@ -1152,7 +1252,8 @@ class Consumer {
   std::byte* bytes_;  // the same
   const std::byte* ring_;
   int lane_, warp_, position_, span_;
-  int next_;  // transfer
+  unsigned epoch_;  // of this layer's tagged words
+  int next_;        // transfer
 };
 
 // Every stage is a function of its own: registers are then allotted stage by stage. Takes and returns the
@@ -1160,18 +1261,18 @@ class Consumer {
 enum class Stage { project, absorb, attend, value, attn_out, gate_up, down };
 template <Stage kStage>
 __device__ __noinline__ int run_stage(int layer, int next) {
-  Consumer c(next);
+  Consumer c(layer, next);
   const PersistentLayer& l = shared_state().layers[layer % 2];
   if constexpr (kStage == Stage::project) c.project(l, layer > shared_state().params.begin);
   if constexpr (kStage == Stage::absorb) c.absorb(l);
-  if constexpr (kStage == Stage::attend) c.attend(l);
+  if constexpr (kStage == Stage::attend) c.attend();
   if constexpr (kStage == Stage::value) c.value(l);
   if constexpr (kStage == Stage::attn_out) c.attn_out();
   if constexpr (kStage == Stage::gate_up) c.gate_up(l);
-  if constexpr (kStage == Stage::down) c.down(l);
+  if constexpr (kStage == Stage::down) c.down(l, layer + 1 == shared_state().params.end);
   return c.next();
 }
-__device__ __noinline__ void begin_compute() { Consumer(0).begin(); }
+__device__ __noinline__ void begin_compute() { Consumer(0, 0).begin(); }
 __device__ __forceinline__ void compute(int begin, int end) {
   begin_compute();
   int next = 0;
@@ -1189,15 +1290,18 @@ __device__ __forceinline__ void compute(int begin, int end) {
 __device__ __forceinline__ void divide_work(const PersistentParams& p, Shared& s) {
   const int columns = p.choice.chosen * p.expert_up.rows;
   const int totals[kPartCount] = {(p.q.rows + p.kv_a.rows) / 2,
-                                  p.o.rows,
+                                  p.o.rows / 2,  // pairs
                                   p.router.rows,
                                   p.dense_up.rows,
                                   p.shared_up.rows,
                                   columns,
-                                  p.o.rows};
+                                  p.o.rows / 2};
 #pragma unroll
-  for (int i = 0; i < kPartCount; ++i)
-    if (threadIdx.x == i) s.parts[i] = my_part(totals[i]);
+  for (int i = 0; i < kPartCount; ++i) {
+    const Range part = my_part(totals[i]);
+    const int unit = i == kOutRows || i == kDownRows ? 2 : 1;
+    if (threadIdx.x == i) s.parts[i] = {part.begin * unit, part.end * unit};
+  }
   if (threadIdx.x == kPartCount) s.first_slot = columns == 0 ? 0 : my_part(columns).begin / p.expert_up.rows;
 }
 
@@ -1218,6 +1322,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     s.position = p.position[0];
     s.span = span_keys(s.position, p.keys_per_round);
     s.handoffs = 0, s.arrivals = 0;
+    s.epoch = p.counters->epoch + 1 - static_cast<unsigned>(p.begin);
   }
   for (int i = threadIdx.x; i < static_cast<int>(sizeof(PersistentParams) / 4); i += kBlockThreads)
     reinterpret_cast<std::uint32_t*>(&s.params)[i] = reinterpret_cast<const std::uint32_t*>(&p)[i];
@@ -1229,7 +1334,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   else
     compute(p.begin, p.end);
   __syncthreads();  // no warp polls any more
-  if (threadIdx.x == 0) leave_grid(p.counters);
+  if (threadIdx.x == 0) leave_grid(p.counters, static_cast<unsigned>(p.end - p.begin));
 #endif
 }
 

@@ -33,6 +33,7 @@ struct alignas(16) PersistentLayer {
 };
 
 struct GridCounters;
+struct TaggedWord;
 
 struct PersistentParams {
   const PersistentLayer* layers = nullptr;  // all of the model's
@@ -47,7 +48,10 @@ struct PersistentParams {
   float magnitude = 1, eps = 0;
   Round round = Round::none;
   float *x = nullptr, *q_out = nullptr, *kv_row = nullptr, *router_logits = nullptr;  // as Work's
-  __nv_bfloat16* q_absorbed = nullptr;
+  // What blocks hand to each other in words that carry the layer's epoch (cuda/handoff.cuh): pairs of q and
+  // kv_row; six values of q', in the order of the blocks that write them, and of the row's key as one more
+  // head; pairs of x behind attention and behind the MLP; logits.
+  TaggedWord *q_words = nullptr, *absorbed_words = nullptr, *x_words[2] = {}, *logit_words = nullptr;
   float *partial_sum = nullptr, *partial_out = nullptr;
   float* value = nullptr;           // (kValueParts, heads v): partial sums of W_UV over columns
   __nv_bfloat16* hidden = nullptr;  // routed slots, then the shared MLP; rounded
@@ -60,6 +64,8 @@ struct PersistentParams {
   int stamps_per_block = 0;
 };
 inline constexpr int kHandoffsPerLayer = 7;
+inline constexpr int kTaggedWordBytes = 16;
+inline constexpr int kAbsorbedWords = 96;  // of a head
 // Splits of a row's keys that the partial buffers must hold.
 inline constexpr int kPersistentSplits = 128;
 
