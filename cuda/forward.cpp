@@ -529,7 +529,6 @@ void CudaForward::plan_persistent_layers() {
   p.x = work<float>(Work::x), p.q_out = work<float>(Work::q), p.kv_row = work<float>(Work::kv_row);
   p.router_logits = work<float>(Work::router_logits);
   p.partial_sum = work<float>(Work::partial_sum), p.partial_out = work<float>(Work::partial_out);
-  p.hidden = work<__nv_bfloat16>(Work::hidden);
   persistent_ = plan_persistent(on_, weights_.layers, p, [this](int i) { return cache_of(i); });
   // What the placement counted is all that may be taken.
   if (persistent_ && persistent_->memory.size() > placement_.work[static_cast<std::size_t>(Work::layers_at_once)])

@@ -110,22 +110,21 @@ __device__ __forceinline__ void store_tagged(TaggedWord* to, unsigned a, unsigne
 __device__ __forceinline__ TaggedWord load_tagged(const TaggedWord* from) {
   TaggedWord w{};
 #if __CUDA_ARCH__ >= 700
-  asm volatile(
-      "{\n.reg .b128 w;\nld.relaxed.gpu.global.b128 w, [%2];\nmov.b128 {%0, %1}, w;\n}\n"
-      : "=l"(w.low), "=l"(w.high)
-      : "l"(from)
-      : "memory");
+  asm volatile("{\n.reg .b128 w;\nld.relaxed.gpu.global.b128 w, [%2];\nmov.b128 {%0, %1}, w;\n}\n"
+               : "=l"(w.low), "=l"(w.high)
+               : "l"(from)
+               : "memory");
 #endif
   return w;
 }
-// Out of line, as all loops that wait.
-__device__ __noinline__ inline TaggedWord poll_tagged(const TaggedWord* from, unsigned epoch) {
-  std::uint64_t since = 0;
+// Polls are counted where a call would cost registers: each takes more than half a microsecond.
+inline constexpr unsigned kMostPolls = 20'000'000;
+
+__device__ __forceinline__ TaggedWord poll_tagged(const TaggedWord* from, unsigned epoch) {
   TaggedWord w = load_tagged(from);
-  for (unsigned polls = 1; w.epoch() != epoch; ++polls) {
-    if (polls % 64 == 0) since = check_patience(since);
-    w = load_tagged(from);
-  }
+#pragma unroll 1
+  for (unsigned polls = 0; w.epoch() != epoch; w = load_tagged(from))
+    if (++polls > kMostPolls) __trap();
   return w;
 }
 // A warp's words, N a lane: one lane polls until its first word is there, then all words are read, those of
@@ -138,9 +137,48 @@ __device__ __forceinline__ void wait_tagged(const TaggedWord* const (&from)[N], 
   __syncwarp();  // the first word is there
 #pragma unroll
   for (int i = 0; i < N; ++i) w[i] = load_tagged(from[i]);
+#pragma unroll 1
+  for (unsigned polls = 0;;) {
+    bool all = true;
 #pragma unroll
-  for (int i = 0; i < N; ++i)
-    if (w[i].epoch() != epoch) w[i] = poll_tagged(from[i], epoch);
+    for (int i = 0; i < N; ++i)
+      if (w[i].epoch() != epoch) all = false, w[i] = load_tagged(from[i]);
+    if (all) break;
+    if (++polls > kMostPolls) __trap();
+  }
+  __syncwarp();  // every lane has its words
+}
+// Half a word: one value and the epoch, aligned to 8 bytes; two of them lie in what load_tagged returns.
+__device__ __forceinline__ void store_tagged(std::uint64_t* to, unsigned value, unsigned epoch) {
+#if __CUDA_ARCH__ >= 700
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to),
+               "l"(static_cast<std::uint64_t>(epoch) << 32 | value)
+               : "memory");
+#endif
+}
+// As wait_tagged, of two halves each; word i of a lane lies i * step behind `from`, the lane has `count`.
+template <int N>
+__device__ __forceinline__ void wait_tagged_halves(const TaggedWord* from, int step, int count,
+                                                   unsigned epoch, TaggedWord (&w)[N]) {
+  const auto have = [&](const TaggedWord& v) {
+    return static_cast<unsigned>(v.low >> 32) == epoch && v.epoch() == epoch;
+  };
+  if (threadIdx.x % 32 == 0 && count > 0) poll_tagged(from, epoch);
+  __syncwarp();  // half of the first word is there
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    w[i] = {};
+    if (i < count) w[i] = load_tagged(from + i * step);
+  }
+#pragma unroll 1
+  for (unsigned polls = 0;;) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (i < count && !have(w[i])) all = false, w[i] = load_tagged(from + i * step);
+    if (all) break;
+    if (++polls > kMostPolls) __trap();
+  }
   __syncwarp();  // every lane has its words
 }
 

@@ -1,30 +1,39 @@
 // All layers of one generated row as one cooperative launch: a block per multiprocessor, 16 warps that
 // compute and one that copies weights.
 //
-// Between two stages every block needs what every other block wrote: seven hand-offs a layer
-// (cuda/handoff.cuh). The copying warp does not take part in them. It runs through the layer's matrices in
-// the order of their use, each block its own rows, and keeps a ring in shared memory full of what comes next,
-// across hand-offs and layers, since weights do not depend on data. It waits for two things only: space in
-// the ring, and, before the routed experts, the router's logits, from which it chooses the experts itself.
+// Between two stages blocks need what others wrote: seven hand-offs a layer, all but one by tagged words
+// (cuda/handoff.cuh). Nobody overwrites a word that somebody may still read: a stage's words are written
+// again one layer later, and before that every block has waited for x from every block.
 //
-//   stage       writes                  a block's part                                        hand-off behind
-//   it project     q, kv_row               pairs of rows of q_proj, kv_a_proj                    0 absorb
-//   q_absorbed, cache row   (head, 64 latent columns); one block the cache row    1 attend      partial_sum,
-//   _out       (split of keys, 16 heads)                             2 value       value (head, 64 latent
-//   columns): combine, W_UV              3 o_proj      x                       rows 4 gate_up     hidden
-//   router rows, shared columns, routed (slot, column)s   5 down        x                       rows 6
+// The copying warp does not take part in hand-offs. It goes through a schedule of transfers, computed on the
+// host, in the order of their use, each block its own rows, and keeps a ring in shared memory full of what
+// comes next, across hand-offs and layers, since weights do not depend on data. It waits for two things only:
+// space in the ring, and, before the routed experts, the router's logits, from which it chooses the experts
+// itself.
+//
+// clang-format off
+//   stage     reads            a block's part                                      writes
+//   project   x                pairs of rows of q_proj, kv_a_proj                  q, kv_row, as words
+//   absorb    q, kv_row        (head, 64 latent columns); one block the row's key  q' and the key, as words; cache
+//   attend    q', key          (split of the keys, 16 heads)                       partial_sum, partial_out: a grid hand-off
+//   value     partial_*        (head, 128 latent columns, 64 rows): combine, W_UV  their sums, as words
+//   o_proj    those            pairs of rows                                       x, as words
+//   gate_up   x                a row of the router; columns of the MLPs            logits and hidden, as words
+//   down      hidden           pairs of rows                                       x, as words
+// clang-format on
 //
 // Products run on tensor cores, since decoding e4m3 to FP32 would keep the issue slots busier than the
-// memory: 16 rows of weights, as exact halves, times one column, BF16 values as halves times a power of two
-// per 128 columns. Warp w owns columns [128 w, + 128) of every row (of down: every 16th group of 128), so it
-// stages its own input and no other warp's; its sums, times their block scales, meet those of the other warps
-// in order at the end of a stage.
+// memory: 16 rows of weights, e4m3 as exact halves, times one column, BF16 values as halves times a power of
+// two per 128 columns (BF16 weights: as they are). Warp w owns columns [128 w, + 128) of every row (of down:
+// every 16th group of 128), so it stages its own input and no other warp's; its sums, times their block
+// scales, meet those of the other warps in order at the end of a stage.
 //
 //   V2-Lite FP8, 4k keys: 2.24 GB in 27 layers, 0.73 ms at 3.09 TB/s. Measured: cuda/NOTES.md.
 //
-//   shared memory   state | activations | ring | table of experts
+//   shared memory   state | activations | ring | table of experts | rows of the shared MLP's down
 //   transfer        rows of one or two matrices, then their block scales; or 32 keys, (row + 8) values apart
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/handoff.cuh"
 #include "cuda/persistent.h"
@@ -50,7 +59,9 @@ constexpr int kPartPairs = 36;    // of values of q' that a part writes: 64 late
 constexpr int kPartWords = 12;    // of three pairs
 constexpr int kRowWords = kParts * kPartWords;
 constexpr int kNope = 128, kValue = 128, kLatent = 512, kRope = 64, kRow = kLatent + kRope;
-constexpr int kCombineGroups = 16;  // splits are summed in this many groups
+constexpr int kValueParts = kLatentQuarters;  // of a head's latent columns where they are combined
+constexpr int kValueColumns = kLatent / kValueParts, kValueRows = kValue / 2;  // of a block
+static_assert(kValueColumns == 128);  // one block of scales, 16 columns for each of eight threads
 constexpr int kMostSplits = 128;
 constexpr int kMostExperts = 64;
 constexpr int kScoreRow = 68, kProbabilityRow = 72;  // free of bank conflicts
@@ -70,6 +81,8 @@ enum Part {
   kDownRows,
   kPartCount
 };
+
+constexpr int kMostSources = kLayerSources + kMaxChosen * 3;
 
 struct Range {
   int begin, end;
@@ -97,24 +110,30 @@ constexpr int kMostGroups128 = 96;  // of an input row
 
 struct Shared {
   std::uint64_t full[kTransfers], empty[kTransfers];
+  std::uint64_t aside_full, aside_empty;  // of what is copied beside the ring, once a layer
   Where where[kTransfers];
-  int begin[kTransfers];  // of a transfer, for the copying warp
+  std::uint32_t begin[kTransfers];                   // of a transfer, for the copying warp
+  Transfer transfers[kLayerKinds * kMostTransfers];  // of this block
+  RolePointers sources[kMostSources];                // of the layer, then of the chosen experts
   float sums[kComputeWarps];
   float factor[kMostGroups128];  // of a staged group
   Range parts[kPartCount];
-  int first_slot;  // of this block's columns of chosen experts
+  int aside_scales;  // where the first of them lies, behind the ring's beginning
+  int first_slot;    // of this block's columns of chosen experts
   float choice[kMostExperts], group[kMaxGroups];
   float weight[kMaxChosen];
   float sine[kRope / 2], cosine[kRope / 2];
   int id[kMaxChosen];
   PersistentLayer layers[2];
-  int position, span;  // keys of a split
-  unsigned epoch;      // plus a layer's number: that layer's tagged words
-  float residual[16];  // this block's rows of x
+  // Read by every thread, apart from what thread 0 writes meanwhile.
+  alignas(16) int position;
+  int span;                        // keys of a split
+  unsigned epoch;                  // plus a layer's number: that layer's tagged words
+  alignas(16) float residual[16];  // this block's rows of x
   // Of thread 0: hand-offs so far, for stamps, and the arrivals that the next one waits for.
-  int handoffs;
+  alignas(16) int handoffs;
   unsigned arrivals;
-  PersistentParams
+  alignas(16) PersistentParams
       params;  // a copy: a function that is not inlined would read the kernel's own through memory
 };
 
@@ -130,16 +149,6 @@ __device__ __forceinline__ float4 load_shared_by_others(const float* p) {
 
 // -- what both kinds of warps know --------------------------------------------------------------------------
 
-// The scales that `rows` rows from `row` on need, copied from the 16-byte boundary before them.
-struct Scales {
-  int offset, skip, bytes;  // of the copy in the matrix' scales; from there to the first scale; copied
-};
-__device__ __forceinline__ Scales scales_of(const RoleShape& shape, int row, int rows) {
-  const int first = row >> 7, last = (row + rows - 1) >> 7, at = first * shape.scale_cols * 4;
-  const int skip = at & 15;
-  return {at - skip, skip, (skip + (last - first + 1) * shape.scale_cols * 4 + 15) & ~15};
-}
-
 struct Span {
   int begin, end;
 };
@@ -147,6 +156,7 @@ __device__ __forceinline__ int span_keys(int position, int keys_per_round) {
   return kTile * (position / keys_per_round + 1);
 }
 constexpr int kKeyPitch = kRow + 8;  // values; free of ldmatrix bank conflicts
+static_assert(kHalfTile * kKeyPitch * 2 == kKeyTransferBytes);
 
 #if !defined(__CUDA_ARCH__) || \
     __CUDA_ARCH__ >= 900  // else never launched: plan_persistent asks for Hopper code
@@ -155,54 +165,99 @@ constexpr int kKeyPitch = kRow + 8;  // values; free of ldmatrix bank conflicts
 
 class Producer {
  public:
-  __device__ Producer(const PersistentParams& p, Shared& s, std::byte* ring, ExpertPointers* table)
+  __device__ __forceinline__ Producer(const PersistentParams& p, Shared& s, std::byte* ring,
+                                      ExpertPointers* table)
       : p_(p), s_(s), ring_(ring), table_(table), lane_(threadIdx.x % 32) {}
 
-  __device__ void run() {
-    const int position = p_.position[0];
+  __device__ __forceinline__ void run() {
+    const int span = s_.span, position = s_.position, groups = p_.attention.heads / kHeadTile;
+    const int items = (position / span + 1) * groups;
     uint4 next = fetch_layer(p_.begin);
+#pragma unroll 1
     for (int i = p_.begin; i < p_.end; ++i) {
       // The layer two before is over for every warp: the experts of the one before were chosen by this warp,
       // after its o_proj.
+      const PersistentLayer& l = s_.layers[i % 2];
       if (lane_ < static_cast<int>(sizeof(PersistentLayer) / 16))
         reinterpret_cast<uint4*>(&s_.layers[i % 2])[lane_] = next;
       if (i + 1 < p_.end) next = fetch_layer(i + 1);
-      __syncwarp();
-      layer(s_.layers[i % 2], position, s_.epoch + static_cast<unsigned>(i));
+      __syncwarp();  // the layer is visible
+      if (lane_ < kLayerSources) s_.sources[lane_] = (&l.q)[lane_];
+      __syncwarp();  // the sources are visible
+      prefetch(l);
+      int item = blockIdx.x, key = item / groups * span;  // of the next transfer of keys
+      int k = l.experts == nullptr ? 0 : kMostTransfers;
+#pragma unroll 1
+      while (true) {
+        const Transfer& t = s_.transfers[k];
+        const TransferKind kind = t.kind;
+        if (kind == TransferKind::end) break;
+        if (kind == TransferKind::choose || kind == TransferKind::weigh || kind == TransferKind::aside) {
+          if (kind == TransferKind::choose) choose(l, s_.epoch + static_cast<unsigned>(i));
+          if (kind == TransferKind::weigh) weigh();
+          if (kind == TransferKind::aside) copy_aside(t);
+          ++k;
+          continue;
+        }
+        if (kind == TransferKind::keys && item >= items) {
+          ++k;
+          continue;
+        }
+        const int slot = issued_ % kTransfers;
+        const int at = take(t.ring_bytes);
+        std::uint64_t* full = &s_.full[slot];
+        if (kind == TransferKind::rows) {
+          const int scales = at + t.pieces * t.code_bytes;
+          if (lane_ == 0) {
+            s_.where[slot] = {{at, 0}, {scales + t.scale_skip, scales + t.scale_bytes + t.scale_skip}};
+            arrive_expecting(full, static_cast<unsigned>(t.pieces * (t.code_bytes + t.scale_bytes)));
+          }
+          __syncwarp();  // the barrier expects the bytes before they arrive
+          copy_rows(t, at, full);
+          ++k;
+        } else if (kind == TransferKind::chunk) {
+          const int scales = at + t.pieces * p_.chunk_bytes;
+          if (lane_ == 0) {
+            s_.where[slot] = {{at, 0}, {scales + t.scale_skip, 0}};
+            arrive_expecting(full, static_cast<unsigned>(t.pieces * t.code_bytes + t.scale_bytes));
+          }
+          __syncwarp();  // the barrier expects the bytes before they arrive
+          const RolePointers& w = s_.sources[t.source];
+          if (lane_ < t.pieces)
+            copy_bulk(ring_ + at + lane_ * p_.chunk_bytes,
+                      w.codes + t.code_offset + static_cast<std::int64_t>(lane_) * p_.dense_down.row_bytes,
+                      static_cast<unsigned>(t.code_bytes), full);
+          if (lane_ == 31 && t.scale_bytes > 0)
+            copy_bulk(ring_ + scales, reinterpret_cast<const std::byte*>(w.scale) + t.scale_offset,
+                      static_cast<unsigned>(t.scale_bytes), full);
+          ++k;
+        } else {
+          const int end = min((item / groups + 1) * span, position + 1);
+          const int count = min(max(end - key, 0), kHalfTile);
+          if (lane_ == 0) {
+            s_.where[slot] = {{at, 0}, {0, 0}};
+            arrive_expecting(full, static_cast<unsigned>(count * kRow * 2));
+          }
+          __syncwarp();  // the barrier expects the bytes before they arrive
+          const auto* cache =
+              static_cast<const __nv_bfloat16*>(l.cache) + p_.timeline[0] * p_.capacity * kRow;
+          if (lane_ < count)
+            copy_bulk(ring_ + at + lane_ * kKeyPitch * 2,
+                      cache + static_cast<std::int64_t>(key + lane_) * kRow, static_cast<unsigned>(kRow * 2),
+                      full);
+          key += kHalfTile;
+          if (key % kTile == 0 && key >= end)  // spans begin at whole tiles
+            item += static_cast<int>(gridDim.x), key = item / groups * span;
+        }
+        ++issued_;
+      }
     }
   }
 
  private:
-  __device__ uint4 fetch_layer(int i) const {
+  __device__ __forceinline__ uint4 fetch_layer(int i) const {
     if (lane_ >= static_cast<int>(sizeof(PersistentLayer) / 16)) return make_uint4(0, 0, 0, 0);
     return reinterpret_cast<const uint4*>(p_.layers + i)[lane_];
-  }
-
-  __device__ void layer(const PersistentLayer& l, int position, unsigned epoch) {
-    const int q_pairs = p_.q.rows / 2, all = q_pairs + p_.kv_a.rows / 2;
-    const Range pairs = s_.parts[kPairs], q = clip(pairs, 0, q_pairs), kv = clip(pairs, q_pairs, all);
-    prefetch(l);
-    rows(l.q, {}, p_.q, {2 * q.begin, 2 * q.end});
-    rows(l.kv_a, {}, p_.kv_a, {2 * (kv.begin - q_pairs), 2 * (kv.end - q_pairs)});
-    keys(l, position);
-    rows(l.o, {}, p_.o, s_.parts[kOutRows]);
-    if (l.experts == nullptr) {
-      rows(l.gate, l.up, p_.dense_up, s_.parts[kDenseColumns]);
-      chunks(l.down, p_.dense_down, s_.parts[kDownRows]);
-      return;
-    }
-    rows(l.router, {}, p_.router, s_.parts[kRouterRows]);
-    rows(l.gate, l.up, p_.shared_up, s_.parts[kSharedColumns]);
-    choose(l, epoch);
-    const int inner = p_.expert_up.rows;
-    const Range units = s_.parts[kChosenColumns];
-    for (int slot = s_.first_slot; slot * inner < units.end; ++slot) {
-      const ExpertPointers& e = table_[s_.id[slot]];
-      const Range mine = clip(units, slot * inner, (slot + 1) * inner);
-      rows({e.gate, e.gate_scale}, {e.up, e.up_scale}, p_.expert_up,
-           {mine.begin - slot * inner, mine.end - slot * inner});
-    }
-    down(l);
   }
 
   // What other warps read straight from memory, into L2: this block's part of kv_b; norms by the first
@@ -223,130 +278,67 @@ class Producer {
       prefetch_bulk(l.experts, static_cast<unsigned>(p_.choice.experts * sizeof(ExpertPointers)));
   }
 
-  // Rows [r.begin, r.end) of one matrix, or of two of the same shape.
-  __device__ __noinline__ void rows(const RolePointers a, const RolePointers b, const RoleShape& shape,
-                                    const Range r) {
-    const int pieces = b.codes == nullptr ? 1 : 2, per = shape.per_transfer;
-    for (int u = r.begin; u < r.end; u += per) {
-      const int n = min(per, r.end - u), code_bytes = n * shape.row_bytes;
-      Scales scales{0, 0, 0};
-      if (a.scale != nullptr) scales = scales_of(shape, u, n);
-      const int total = pieces * (code_bytes + scales.bytes), at = take(total),
-                scale = at + pieces * code_bytes;
-      std::uint64_t* full = &s_.full[issued_ % kTransfers];
-      if (lane_ == 0) {
-        s_.where[issued_ % kTransfers] = {{at, 0}, {scale + scales.skip, scale + scales.bytes + scales.skip}};
-        arrive_expecting(full, static_cast<unsigned>(total));
-      }
-      __syncwarp();  // the barrier expects the bytes before they arrive
-      if (lane_ < pieces) {
-        const RolePointers& w = lane_ == 0 ? a : b;
-        copy_bulk(ring_ + at + lane_ * code_bytes, w.codes + static_cast<std::int64_t>(u) * shape.row_bytes,
-                  static_cast<unsigned>(code_bytes), full);
-        if (scales.bytes > 0)
-          copy_bulk(ring_ + scale + lane_ * scales.bytes,
-                    reinterpret_cast<const std::byte*>(w.scale) + scales.offset,
-                    static_cast<unsigned>(scales.bytes), full);
-      }
-      ++issued_;
-    }
-  }
-
-  // Rows of every chosen expert's down, then of the shared one.
-  __device__ __forceinline__ void down(const PersistentLayer& l) {
-    for (int slot = 0; slot < p_.choice.chosen; ++slot) {
-      const ExpertPointers& e = table_[s_.id[slot]];
-      rows({e.down, e.down_scale}, {}, p_.expert_down, s_.parts[kDownRows]);
-    }
-    rows(l.down, {}, p_.shared_down, s_.parts[kDownRows]);
-  }
-  // Long rows: kComputeWarps groups of columns of all of the block's rows at a time, lane i copies row i.
-  __device__ __forceinline__ void chunks(const RolePointers& w, const RoleShape& shape, const Range& r) {
-    constexpr int kChunk = kComputeWarps * kGroup;
-    const Scales scales = scales_of(shape, r.begin, r.count());
-    for (int column = 0; column < shape.row_bytes; column += kChunk) {
-      const int bytes = min(kChunk, shape.row_bytes - column), total = r.count() * bytes + scales.bytes;
-      const int at = take(r.count() * kChunk + scales.bytes), scale = at + r.count() * kChunk;
-      std::uint64_t* full = &s_.full[issued_ % kTransfers];
-      if (lane_ == 0) {
-        s_.where[issued_ % kTransfers] = {{at, 0}, {scale + scales.skip, 0}};
-        arrive_expecting(full, static_cast<unsigned>(total));
-        copy_bulk(ring_ + scale, reinterpret_cast<const std::byte*>(w.scale) + scales.offset,
-                  static_cast<unsigned>(scales.bytes), full);
-      }
-      __syncwarp();  // the barrier expects the bytes before they arrive
-      if (lane_ < r.count())
-        copy_bulk(ring_ + at + lane_ * kChunk,
-                  w.codes + static_cast<std::int64_t>(r.begin + lane_) * shape.row_bytes + column,
-                  static_cast<unsigned>(bytes), full);
-      ++issued_;
-    }
-  }
-
-  __device__ void keys(const PersistentLayer& l, int position) {
-    constexpr int row = kRow;
-    const int length = span_keys(position, p_.keys_per_round);
-    const int items = (position / length + 1) * (p_.attention.heads / kHeadTile);
-    const auto* cache = static_cast<const __nv_bfloat16*>(l.cache) + p_.timeline[0] * p_.capacity * row;
-    for (int item = blockIdx.x; item < items; item += gridDim.x) {
-      const int split = item / (p_.attention.heads / kHeadTile);
-      const int begin = split * length, end = min(begin + length, position + 1);
-      for (int first = begin; first < end; first += kTile)
-        for (int half = 0; half < 2; ++half) {
-          const int at = first + half * kHalfTile, count = min(max(end - at, 0), kHalfTile);
-          const int to = take(kHalfTile * kKeyPitch * 2);
-          std::uint64_t* full = &s_.full[issued_ % kTransfers];
-          if (lane_ == 0) {
-            s_.where[issued_ % kTransfers] = {{to, 0}, {0, 0}};
-            arrive_expecting(full, static_cast<unsigned>(count * row * 2));
-          }
-          __syncwarp();  // the barrier expects the bytes before they arrive
-          if (lane_ < count)
-            copy_bulk(ring_ + to + lane_ * kKeyPitch * 2, cache + static_cast<std::int64_t>(at + lane_) * row,
-                      static_cast<unsigned>(row * 2), full);
-          ++issued_;
-        }
-    }
-  }
-
-  // Space for the next transfer, behind the one before or at the ring's beginning; waits for the oldest to be
-  // used.
-  __device__ __noinline__ int take(int bytes) {
-    bytes = (bytes + 127) & ~127;
-    int at = -1;
-    while (true) {
-      if (freed_ == issued_) head_ = tail_ = 0;
-      if (issued_ - freed_ < kTransfers) {
-        if (freed_ == issued_ || head_ > tail_) {
-          if (head_ + bytes <= p_.ring_bytes)
-            at = head_;
-          else if (bytes <= tail_)
-            at = 0;
-        } else if (head_ + bytes <= tail_) {
-          at = head_;
-        }
-      }
-      if (at >= 0) break;
+  // Space for the next transfer, behind the one before or at the ring's beginning; waits for the oldest ones
+  // to be used. Positions count on through the ring's rounds.
+  __device__ __forceinline__ int take(int bytes) {
+    const bool wraps = at_ + bytes > p_.ring_bytes;
+    const int skip = wraps ? p_.ring_bytes - at_ : 0;
+#pragma unroll 1
+    while (issued_ - freed_ == kTransfers ||
+           (issued_ != freed_ && head_ + static_cast<std::uint32_t>(skip + bytes) - tail_ >
+                                     static_cast<std::uint32_t>(p_.ring_bytes))) {
       wait_barrier(&s_.empty[freed_ % kTransfers], freed_ / kTransfers & 1);
       ++freed_;
-      tail_ = freed_ == issued_ ? head_ : s_.begin[freed_ % kTransfers];
+      tail_ = s_.begin[freed_ % kTransfers];  // of no meaning if nothing is in the ring
     }
     // Few bytes under way are enough for the bandwidth; more only lengthen every other access's wait.
-    const int landed = issued_ - p_.in_flight;
-    if (landed >= 0) wait_barrier(&s_.full[landed % kTransfers], landed / kTransfers & 1);
-    if (lane_ == 0) s_.begin[issued_ % kTransfers] = at;
+    if (const int landed = issued_ - p_.in_flight; landed >= 0)
+      wait_barrier(&s_.full[landed % kTransfers], landed / kTransfers & 1);
+    const int at = wraps ? 0 : at_;
+    head_ += static_cast<std::uint32_t>(skip);
+    if (issued_ == freed_) tail_ = head_;
+    if (lane_ == 0) s_.begin[issued_ % kTransfers] = head_;
     __syncwarp();  // `begin` is visible to all lanes
-    head_ = at + bytes;
+    head_ += static_cast<std::uint32_t>(bytes), at_ = at + bytes;
     return at;
   }
 
+  // Codes of one or two matrices, then their scales, a copy a lane.
+  __device__ __forceinline__ void copy_rows(const Transfer& t, int at, std::uint64_t* full) const {
+    const int piece = lane_ % 2;
+    if (lane_ >= 4 || piece >= t.pieces) return;
+    const RolePointers& w = s_.sources[t.source + piece];
+    const bool codes = lane_ < 2;
+    const int bytes = codes ? t.code_bytes : t.scale_bytes;
+    if (bytes == 0) return;
+    copy_bulk(ring_ + at + piece * bytes + (codes ? 0 : t.pieces * t.code_bytes),
+              codes ? w.codes + t.code_offset : reinterpret_cast<const std::byte*>(w.scale) + t.scale_offset,
+              static_cast<unsigned>(bytes), full);
+  }
+
+  // Rows of the shared MLP's down, beside the ring. Without one the barriers are passed all the same, so that
+  // a layer's number is its phase.
+  __device__ __forceinline__ void copy_aside(const Transfer& t) {
+    if (aside_ > 0) wait_barrier(&s_.aside_empty, (aside_ - 1) & 1);
+    ++aside_;
+    if (t.pieces == 0) {
+      if (lane_ == 0) arrive_barrier(&s_.aside_full);
+      return;
+    }
+    if (lane_ == 0) arrive_expecting(&s_.aside_full, static_cast<unsigned>(t.code_bytes + t.scale_bytes));
+    __syncwarp();  // the barrier expects the bytes before they arrive
+    copy_rows(t, p_.aside_offset, &s_.aside_full);
+  }
+
   // The router's choice for the row: as choose_experts_of_row (router.cuh), by one warp.
-  __device__ void choose(const PersistentLayer& l, unsigned epoch) {
+  __device__ __forceinline__ void choose(const PersistentLayer& l, unsigned epoch) {
     const RouterParams& r = p_.choice;
     for (int i = lane_; i < r.experts * static_cast<int>(sizeof(ExpertPointers) / 16); i += 32)
       copy_async(reinterpret_cast<std::byte*>(table_) + i * 16,
                  reinterpret_cast<const std::byte*>(l.experts) + i * 16, true);
     commit_copies();
+    wait_for_copies<0>();
+    __syncwarp();  // the table is visible
     constexpr int kMine = kMostExperts / 32;
     float score[kMine];
     unsigned key[kMine];
@@ -374,14 +366,25 @@ class Producer {
       const bool chosen = mine >> i & 1;
       const unsigned mask = __ballot_sync(~0u, chosen);
       const int slot = taken + __popc(mask & ((1u << lane_) - 1));
-      if (chosen) s_.id[slot] = i * 32 + lane_, s_.weight[slot] = score[i];
+      if (chosen) {
+        const ExpertPointers& e = table_[i * 32 + lane_];
+        RolePointers* to = s_.sources + kLayerSources + slot * 3;
+        to[0] = {e.gate, e.gate_scale}, to[1] = {e.up, e.up_scale}, to[2] = {e.down, e.down_scale};
+        s_.id[slot] = i * 32 + lane_, s_.weight[slot] = score[i];
+      }
       taken += __popc(mask);
     }
-    __syncwarp();  // ids and scores of the chosen are visible
+    __syncwarp();  // sources, ids and scores of the chosen are visible
+  }
+
+  // Weights of the chosen experts, from their scores; used by down alone.
+  __device__ __forceinline__ void weigh() {
+    const RouterParams& r = p_.choice;
     float factor = r.factor;
     if (lane_ < r.chosen) {
       if (r.normalise) {
         float total = 0;
+#pragma unroll 1
         for (int i = 0; i < r.chosen; ++i) total = __fadd_rn(total, s_.weight[i]);
         factor = __fmul_rn(__fdiv_rn(s_.weight[lane_], __fadd_rn(total, 1e-20f)), r.factor);
       } else {
@@ -391,8 +394,7 @@ class Producer {
     __syncwarp();  // every lane has read the scores
     if (lane_ < r.chosen) s_.weight[lane_] = factor;
     if (blockIdx.x == 0 && lane_ < r.chosen) r.ids[lane_] = s_.id[lane_], r.weights[lane_] = factor;
-    wait_for_copies<0>();
-    __syncwarp();  // weights and the table are visible
+    __syncwarp();  // weights are visible
   }
 
   // Scores of this lane's experts, and keys that order as their choices do: 0 for none, 1 and up for an
@@ -458,8 +460,10 @@ class Producer {
   std::byte* ring_;
   ExpertPointers* table_;
   int lane_;
-  int issued_ = 0, freed_ = 0;  // transfers
-  int head_ = 0, tail_ = 0;     // of the ring's used part, bytes
+  int issued_ = 0, freed_ = 0;         // transfers
+  int aside_ = 0;                      // transfers beside the ring
+  int at_ = 0;                         // where the ring's used part ends
+  std::uint32_t head_ = 0, tail_ = 0;  // its end and its beginning, counted on through all rounds
 };
 
 // -- the computing warps ------------------------------------------------------------------------------------
@@ -482,14 +486,19 @@ __device__ __forceinline__ std::uint32_t halves_of(std::uint32_t two) {
   return h;
 }
 
-// 128 columns of an input row as the tensor core's B, of which only the first column is not zero. Lane q < 4
-// holds columns [64 h + 16 q, + 16) for h = 0, 1.
+// 128 columns of an input row as the tensor core's B, of which only the first column is not zero. A group of
+// a row of weights is 64-byte pieces, of which lane q % 4 takes 16 bytes; lane q < 4 holds the columns of its
+// 16 bytes of each piece.
 struct Operand {
-  std::uint32_t b[2][8];
+  std::uint32_t b[16];
 };
 
+template <Code C>
 class Consumer {
-  static constexpr int V = 16;  // codes in 16 bytes
+  static_assert(C == Code::e4m3 || C == Code::bf16);
+  static constexpr int V = Vec<C>::kValues;            // codes in 16 bytes
+  static constexpr int kGroupBytes = kGroup * 16 / V;  // of a row of weights
+  static constexpr int kPieces = kGroupBytes / 64;
 
  public:
   __device__ __forceinline__ Consumer(int layer, int next)
@@ -502,6 +511,7 @@ class Consumer {
         warp_(threadIdx.x / 32),
         position_(s_.position),
         span_(s_.span),
+        in_launch_(layer - p_.begin),
         epoch_(s_.epoch + static_cast<unsigned>(layer)),
         next_(next) {}
   __device__ __forceinline__ int next() const { return next_; }
@@ -538,8 +548,8 @@ class Consumer {
     stamp(1);
     if (threadIdx.x == 0) ++s_.handoffs;
   }
-  // The two halves of a hand-off by tagged words, for stamps; the first also separates a stage's shared memory
-  // from the next one's.
+  // The two halves of a hand-off by tagged words, for stamps; the first also separates a stage's shared
+  // memory from the next one's.
   __device__ __forceinline__ void end_stage() {
     stamp(0);
     sync_compute();  // every warp has read what the next stage overwrites
@@ -582,24 +592,36 @@ class Consumer {
     ++next_;
   }
 
+  __device__ __forceinline__ void release_aside() {
+    __syncwarp();  // every lane has read the transfer
+    if (lane_ == 0) arrive_barrier(&s_.aside_empty);
+  }
+
   // -- input rows
   // Warp w deals with groups w, w + 16, ... of 128 columns of every row: it stages them for itself.
-  __device__ __forceinline__ float4 norm_group(const float4& v, const float4& weight, int cols) {
+  __device__ __forceinline__ float4 norm_group(const float4& v, const float4& weight) {
     const float sum =
         warp_sum(__fmaf_rn(v.w, v.w, __fmaf_rn(v.z, v.z, __fmaf_rn(v.y, v.y, __fmul_rn(v.x, v.x)))));
     if (lane_ == 0) s_.sums[warp_] = sum;
     sync_compute();  // sums of all groups are visible
     const float all = warp_sum(lane_ < kComputeWarps ? s_.sums[lane_] : 0.0f);
-    return apply_norm(v, __frsqrt_rn(__fadd_rn(__fdiv_rn(all, static_cast<float>(cols)), p_.eps)), weight);
+    constexpr float kInverse = 1.0f / (kComputeWarps * kGroup);  // a power of two: exact
+    return apply_norm(v, __frsqrt_rn(__fadd_rn(__fmul_rn(all, kInverse), p_.eps)), weight);
   }
-  // Four columns a lane, BF16 values, as halves times a power of two. The caller synchronises its warp.
+  // Four columns a lane, BF16 values; for e4m3 weights, whose products are of halves, as halves times a power
+  // of two. The caller synchronises its warp.
   __device__ __forceinline__ void stage_group(const float4& v, int group) {
+    auto* to = reinterpret_cast<uint2*>(staged() + group * kGroup * 2 + lane_ * 8);
+    if constexpr (C == Code::bf16) {
+      *to = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+      if (lane_ == 0) s_.factor[group] = 1;
+      return;
+    }
     const float most = warp_max(fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
     const int exponent = max(static_cast<int>(__float_as_uint(most) >> 23), 40);
     const float up = __uint_as_float(static_cast<unsigned>(254 + 14 - exponent) << 23);
     const __half2 a = __floats2half2_rn(v.x * up, v.y * up), b = __floats2half2_rn(v.z * up, v.w * up);
-    *reinterpret_cast<uint2*>(staged() + group * kGroup * 2 + lane_ * 8) =
-        make_uint2(*reinterpret_cast<const unsigned*>(&a), *reinterpret_cast<const unsigned*>(&b));
+    *to = make_uint2(*reinterpret_cast<const unsigned*>(&a), *reinterpret_cast<const unsigned*>(&b));
     if (lane_ == 0) s_.factor[group] = __uint_as_float(static_cast<unsigned>(exponent - 14) << 23);
   }
   __device__ __forceinline__ std::byte* staged() const {
@@ -610,39 +632,55 @@ class Consumer {
   }
   __device__ __forceinline__ Operand load_operand(int group) const {
     Operand o;
+    constexpr int kBytes = V * 2, kWords = V / 2;  // of a lane's columns in a piece
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
+    for (int h = 0; h < kPieces; ++h)
 #pragma unroll
-      for (int k = 0; k < 8; k += 4) {
+      for (int k = 0; k < kWords; k += 4) {
         uint4 v = make_uint4(0, 0, 0, 0);
         if (lane_ < 4)
-          v = *reinterpret_cast<const uint4*>(staged() + group * kGroup * 2 + h * 128 + lane_ * 32 + k * 4);
-        o.b[h][k] = v.x, o.b[h][k + 1] = v.y, o.b[h][k + 2] = v.z, o.b[h][k + 3] = v.w;
+          v = *reinterpret_cast<const uint4*>(staged() + group * kGroup * 2 + (h * 4 + lane_) * kBytes +
+                                              k * 4);
+        const int at = h * kWords + k;
+        o.b[at] = v.x, o.b[at + 1] = v.y, o.b[at + 2] = v.z, o.b[at + 3] = v.w;
       }
     return o;
   }
 
   // -- products
   // Sums of rows lane / 4 and lane / 4 + 8 over 128 columns, in lanes that are multiples of 4; `codes`: this
-  // lane's 16 bytes of the first row, the second lies `second` bytes behind. `halves`: 64-column halves that
+  // lane's 16 bytes of the first row, the second lies `second` bytes behind. `pieces`: of 64 bytes, that
   // exist.
   __device__ __forceinline__ float2 multiply_group(const std::byte* codes, int second, const Operand& o,
-                                                   int halves) const {
+                                                   int pieces) const {
     float c[2][4] = {};
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      if (h >= halves) break;
+    for (int h = 0; h < kPieces; ++h) {
+      if (h >= pieces) break;
       const uint4 low = *reinterpret_cast<const uint4*>(codes + h * 64);
       const uint4 high = *reinterpret_cast<const uint4*>(codes + h * 64 + second);
       const std::uint32_t l[4] = {low.x, low.y, low.z, low.w}, u[4] = {high.x, high.y, high.z, high.w};
+      if constexpr (C == Code::e4m3) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const std::uint32_t a[4] = {halves_of(l[j] & 0xffffu), halves_of(u[j] & 0xffffu),
-                                    halves_of(l[j] >> 16), halves_of(u[j] >> 16)};
-        mma_f16(c[j & 1], a, o.b[h][2 * j], o.b[h][2 * j + 1]);
+        for (int j = 0; j < 4; ++j) {
+          const std::uint32_t a[4] = {halves_of(l[j] & 0xffffu), halves_of(u[j] & 0xffffu),
+                                      halves_of(l[j] >> 16), halves_of(u[j] >> 16)};
+          mma_f16(c[j & 1], a, o.b[h * 8 + 2 * j], o.b[h * 8 + 2 * j + 1]);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const std::uint32_t a[4] = {l[2 * j], u[2 * j], l[2 * j + 1], u[2 * j + 1]};
+          mma(c[j], a, o.b[h * 4 + 2 * j], o.b[h * 4 + 2 * j + 1]);
+        }
       }
     }
     return make_float2(c[0][0] + c[1][0], c[0][2] + c[1][2]);
+  }
+  // The scale at `offset` of the ring, times `factor`.
+  __device__ __forceinline__ float scale_at(int offset, float factor) const {
+    if constexpr (C == Code::bf16) return factor;
+    return __fmul_rn(*reinterpret_cast<const float*>(ring_ + offset), factor);
   }
 
   // Rows [first, first + count) of `pieces` matrices of one shape, 16 rows of both together at a time: sums
@@ -650,7 +688,7 @@ class Consumer {
   __device__ __forceinline__ void multiply(const Operand& o, float factor, const RoleShape& shape, int pieces,
                                            int first, int count, int place) {
     const int per = shape.per_transfer, row_bytes = shape.row_bytes;
-    const int offset = warp_ * kGroup + lane_ % 4 * 16;
+    const int offset = warp_ * kGroupBytes + lane_ % 4 * 16;
 #pragma unroll 1
     for (int t = 0; t < count; t += per) {
       const Where w = acquire();
@@ -658,7 +696,7 @@ class Consumer {
       // Rows that are not there are other ones: their sums are dropped.
       const int low = min(lane_ / 4, n * pieces - 1), high = min(lane_ / 4 + 8, n * pieces - 1);
       const float2 sum =
-          multiply_group(ring_ + w.codes[0] + low * row_bytes + offset, (high - low) * row_bytes, o, 2);
+          multiply_group(ring_ + w.codes[0] + low * row_bytes + offset, (high - low) * row_bytes, o, kPieces);
       if (lane_ % 4 == 0) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -666,8 +704,8 @@ class Consumer {
           if (v >= n * pieces) continue;
           const int scale =
               w.scale[piece] + (((base + u) >> 7) - (base >> 7)) * shape.scale_cols * 4 + warp_ * 4;
-          x_[((place + t + u) * pieces + piece) * kPartialStride + warp_] = __fmul_rn(
-              i == 0 ? sum.x : sum.y, __fmul_rn(*reinterpret_cast<const float*>(ring_ + scale), factor));
+          x_[((place + t + u) * pieces + piece) * kPartialStride + warp_] =
+              __fmul_rn(i == 0 ? sum.x : sum.y, scale_at(scale, factor));
         }
       }
       release();
@@ -688,7 +726,7 @@ class Consumer {
     const float4 weight = __ldg(reinterpret_cast<const float4*>(l.input_layernorm + column));
     const float4 x = handed_off ? wait_for_x(p_.x_words[1], epoch_ - 1, column)
                                 : *reinterpret_cast<const float4*>(p_.x + column);
-    stage_group(round_four(norm_group(x, weight, p_.q.cols)), warp_);
+    stage_group(round_four(norm_group(x, weight)), warp_);
     __syncwarp();  // the warp's group is staged
     const Operand o = load_operand(warp_);
     const float factor = s_.factor[warp_];
@@ -720,13 +758,21 @@ class Consumer {
     end_stage();
   }
 
-  // Four neighbouring codes of kv_b.
-  __device__ __forceinline__ unsigned load_four_codes(const PersistentLayer& l, int row, int column) const {
-    unsigned v;
-    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];"
-        : "=r"(v)
-        : "l"(l.kv_b.codes + static_cast<std::int64_t>(row) * p_.kv_b.row_bytes + column));
-    return v;
+  // Four neighbouring codes of kv_b, as they are stored.
+  using FourCodes = std::conditional_t<C == Code::e4m3, unsigned, uint2>;
+  __device__ __forceinline__ FourCodes load_four_codes(const PersistentLayer& l, int row, int column) const {
+    const std::byte* from =
+        l.kv_b.codes + static_cast<std::int64_t>(row) * p_.kv_b.row_bytes + column * (16 / V);
+    return __ldg(reinterpret_cast<const FourCodes*>(from));
+  }
+  static __device__ __forceinline__ float4 decode_four(const FourCodes& v) {
+    if constexpr (C == Code::e4m3) {
+      const float2 low = decode_e4m3x2(v & 0xffffu), high = decode_e4m3x2(v >> 16);
+      return make_float4(low.x, low.y, high.x, high.y);
+    } else {
+      return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
+                         __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
+    }
   }
 
   // Block head * kParts + part: q W_UK for 64 latent columns, and 8 rotated columns of q. Threads: 32 groups
@@ -736,7 +782,7 @@ class Consumer {
     const int head = blockIdx.x / kParts, part = blockIdx.x % kParts;
     const int group = threadIdx.x / 16, quad = threadIdx.x % 16, column = part * kPartColumns + quad * 4;
     const bool works = head < a.heads;
-    unsigned codes[kNope / 32];
+    FourCodes codes[kNope / 32];
     static_assert(kNope == 128);  // rows of one block of scales
     float scale = 0;
     if (works) {
@@ -756,8 +802,8 @@ class Consumer {
       float sum[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int k = 0; k < kNope / 32; ++k) {
-        const float2 low = decode_e4m3x2(codes[k] & 0xffffu), high = decode_e4m3x2(codes[k] >> 16);
-        const float w[4] = {low.x, low.y, high.x, high.y};
+        const float4 four = decode_four(codes[k]);
+        const float w[4] = {four.x, four.y, four.z, four.w};
         const float f = __fmul_rn(__uint_as_float(mine[k / 2][k % 2]), scale);
 #pragma unroll
         for (int c = 0; c < 4; ++c) sum[c] = __fmaf_rn(f, w[c], sum[c]);
@@ -779,8 +825,8 @@ class Consumer {
             total.x = __fadd_rn(total.x, v.x), total.y = __fadd_rn(total.y, v.y);
           }
         } else if (pair < kPartPairs) {
-          const TaggedWord w = poll_tagged(
-              q + kNope / 2 + part * (kRope / kParts / 2) + pair - kPartColumns / 2, epoch_);
+          const TaggedWord w =
+              poll_tagged(q + kNope / 2 + part * (kRope / kParts / 2) + pair - kPartColumns / 2, epoch_);
           total = make_float2(__uint_as_float(w[0]), __uint_as_float(w[1]));
         }
         store_pairs(head, part, word, pack_bf16(total.x, total.y));
@@ -808,8 +854,7 @@ class Consumer {
   static __device__ __forceinline__ void unpack_word(std::byte* row, int n, const TaggedWord& w) {
     const int part = n / kPartWords, pair = n % kPartWords * 3;
 #pragma unroll
-    for (int i = 0; i < 3; ++i)
-      *reinterpret_cast<unsigned*>(row + pair_column(part, pair + i) * 2) = w[i];
+    for (int i = 0; i < 3; ++i) *reinterpret_cast<unsigned*>(row + pair_column(part, pair + i) * 2) = w[i];
   }
   static __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
     const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
@@ -825,15 +870,15 @@ class Consumer {
     if (lane_ == 0) s_.sums[warp_] = sum;
     sync_compute();  // sums of all warps are visible
     const float all = warp_sum(lane_ < kComputeWarps ? s_.sums[lane_] : 0.0f);
-    const float inverse = __frsqrt_rn(__fadd_rn(__fdiv_rn(all, static_cast<float>(kLatent)), p_.eps));
+    const float inverse = __frsqrt_rn(__fadd_rn(__fmul_rn(all, 1.0f / kLatent), p_.eps));
     const float latent = __fmul_rn(__fmul_rn(v, inverse), norm);
     auto* cache = static_cast<__nv_bfloat16*>(l.cache) + (p_.timeline[0] * p_.capacity + position_) * kRow;
     auto* key = reinterpret_cast<__nv_bfloat16*>(bytes_);
     p_.kv_row[threadIdx.x] = latent;
     key[threadIdx.x] = cache[threadIdx.x] = __float2bfloat16_rn(latent);
     if (const int i = threadIdx.x; i < kRope)
-      key[kLatent + i] = cache[kLatent + i] = __float2bfloat16_rn(
-          __uint_as_float(poll_tagged(words + (kLatent + i) / 2, epoch_)[i % 2]));
+      key[kLatent + i] = cache[kLatent + i] =
+          __float2bfloat16_rn(__uint_as_float(poll_tagged(words + (kLatent + i) / 2, epoch_)[i % 2]));
     sync_compute();  // the key is complete
     // Ten words a warp, as in absorb.
     const int word = warp_ * 10 + lane_ / 3, in_part = word % kPartWords * 3 + lane_ % 3;
@@ -843,8 +888,8 @@ class Consumer {
     store_pairs(p_.attention.heads, 0, word, pair);
   }
 
-  // Keys of this call's own row and beyond, in a tile that arrived before the row was written: the row comes as
-  // words, what is beyond is zeroed.
+  // Keys of this call's own row and beyond, in a tile that arrived before the row was written: the row comes
+  // as words, what is beyond is zeroed.
   __device__ __forceinline__ void patch_keys(const std::byte* const (&half)[2], int first) {
     constexpr int units = kRow / 8, pitch = kKeyPitch * 2;
     const int own = position_ - first;
@@ -892,7 +937,8 @@ class Consumer {
       for (int i = 0; i < kMine; ++i)
         from[i] = p_.absorbed_words + group * kHeadTile * kRowWords + threadIdx.x + i * kComputeThreads;
       wait_tagged(from, epoch_, words);
-      if (static_cast<int>(blockIdx.x) == split * (a.heads / kHeadTile) + group) begin_stage();  // its first item
+      if (static_cast<int>(blockIdx.x) == split * (a.heads / kHeadTile) + group)
+        begin_stage();  // its first item
 #pragma unroll
       for (int i = 0; i < kMine; ++i) {
         const int n = threadIdx.x + i * kComputeThreads;
@@ -988,52 +1034,44 @@ class Consumer {
             make_float2(out[i][2 * h], out[i][2 * h + 1]);
   }
 
-  // Latent column `i` of 64 that part `part` of a head combines: 16 neighbouring ones of every 128.
-  static __device__ __forceinline__ int part_column(int part, int i) {
-    const int chunk = i / V;
-    return (chunk / 4 * 32 + part + 8 * (chunk % 4)) * V + i % V;
-  }
-
-  // Block head * kParts + part: combines 64 latent columns over the splits, then their part of W_UV.
+  // Block ((head, quarter of the latent columns), half of the rows of W_UV): combines 128 latent columns over
+  // the splits, then multiplies them by 64 rows. Eight neighbouring threads share a row.
   __device__ __forceinline__ void value(const PersistentLayer& l) {
     const AttentionShape& a = p_.attention;
-    const int head = blockIdx.x / kParts, part = blockIdx.x % kParts;
+    const int head = blockIdx.x / (kValueParts * 2), part = blockIdx.x / 2 % kValueParts;
     const bool works = head < a.heads;
-    constexpr int kSteps = kPartColumns / (4 * V);  // chunks of a thread
-    const int row = threadIdx.x / 4, of_four = threadIdx.x % 4;
-    uint4 codes[kSteps];
-    float scale[kSteps];
+    const int row = static_cast<int>(blockIdx.x % 2) * kValueRows + threadIdx.x / 8,
+              of_eight = threadIdx.x % 8;
+    constexpr int kMine = 16;  // columns of a thread
+    uint4 codes[kMine / V] = {};
+    float scale = 0;
+    if (works) {
+      const int n = head * (kNope + kValue) + kNope + row, column = part * kValueColumns + of_eight * kMine;
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      codes[k] = make_uint4(0, 0, 0, 0), scale[k] = 0;
-      if (works) {
-        const int n = head * (kNope + kValue) + kNope + row,
-                  column = part_column(part, (k * 4 + of_four) * V);
-        codes[k] =
-            load_weights(l.kv_b.codes + static_cast<std::int64_t>(n) * p_.kv_b.row_bytes + column / V * 16);
-        scale[k] = block_scale(l.kv_b.scale, p_.kv_b.scale_cols, n, column);
-      }
+      for (int i = 0; i < kMine / V; ++i)
+        codes[i] = load_weights(l.kv_b.codes + static_cast<std::int64_t>(n) * p_.kv_b.row_bytes +
+                                (column / V + i) * 16);
+      scale = block_scale(l.kv_b.scale, p_.kv_b.scale_cols, n, column);
     }
     wait();
     if (works) {
       const int splits = (position_ / span_) + 1;
       const std::int64_t stride = static_cast<std::int64_t>(a.heads) * kLatent;
       const float* from =
-          p_.partial_out + static_cast<std::int64_t>(head) * kLatent + part_column(part, lane_ * 2);
-      constexpr int kMost = kMostSplits / kCombineGroups;
-      float2 held[kMost], sums[kMostSplits / 32];
+          p_.partial_out + static_cast<std::int64_t>(head) * kLatent + part * kValueColumns + lane_ * 4;
+      constexpr int kMost = kMostSplits / kComputeWarps;
+      float4 held[kMost];
+      float2 sums[kMostSplits / 32];
 #pragma unroll
-      for (int i = 0; i < kMostSplits / 32; ++i) {
-        sums[i] = make_float2(-INFINITY, 0);
-      }
+      for (int i = 0; i < kMostSplits / 32; ++i) sums[i] = make_float2(-INFINITY, 0);
       auto* shared_sums = reinterpret_cast<float2*>(x_ + kMostPartials);
       if (threadIdx.x < splits)
         shared_sums[threadIdx.x] =
             __ldcg(reinterpret_cast<const float2*>(p_.partial_sum) + head * kMostSplits + threadIdx.x);
 #pragma unroll
       for (int k = 0; k < kMost; ++k)
-        if (warp_ + k * kCombineGroups < splits)
-          held[k] = __ldcg(reinterpret_cast<const float2*>(from + (warp_ + k * kCombineGroups) * stride));
+        if (warp_ + k * kComputeWarps < splits)
+          held[k] = load_shared_by_others(from + (warp_ + k * kComputeWarps) * stride);
       sync_compute();  // the splits' sums are visible
 #pragma unroll
       for (int i = 0; i < kMostSplits / 32; ++i)
@@ -1047,61 +1085,66 @@ class Consumer {
         sums[i].x = exp2f(sums[i].x - highest);
         total = __fmaf_rn(sums[i].x, sums[i].y, total);
       }
-      total = warp_sum(total);
-#pragma unroll
-      for (int i = 0; i < kMostSplits / 32; ++i) sums[i].x = __fdiv_rn(sums[i].x, total);
-      float2 mixed = make_float2(0, 0);
+      const float inverse = __fdividef(1.0f, warp_sum(total));
+      float4 mixed = make_float4(0, 0, 0, 0);
 #pragma unroll
       for (int k = 0; k < kMost; ++k) {
         const float f = __shfl_sync(~0u, sums[k / 2].x, warp_ + k % 2 * 16);
-        if (warp_ + k * kCombineGroups < splits)
+        if (warp_ + k * kComputeWarps < splits) {
           mixed.x = __fmaf_rn(f, held[k].x, mixed.x), mixed.y = __fmaf_rn(f, held[k].y, mixed.y);
+          mixed.z = __fmaf_rn(f, held[k].z, mixed.z), mixed.w = __fmaf_rn(f, held[k].w, mixed.w);
+        }
       }
-      float* combined = x_ + kCombineGroups * kPartColumns;
-      *reinterpret_cast<float2*>(x_ + warp_ * kPartColumns + lane_ * 2) = mixed;
+      float* combined = x_ + kComputeWarps * kValueColumns;
+      *reinterpret_cast<float4*>(x_ + warp_ * kValueColumns + lane_ * 4) = mixed;
       sync_compute();  // sums of all groups are visible
-      if (threadIdx.x < kPartColumns) {
+      if (threadIdx.x < kValueColumns) {
         float sum = x_[threadIdx.x];
 #pragma unroll
-        for (int g = 1; g < kCombineGroups; ++g) sum = __fadd_rn(sum, x_[g * kPartColumns + threadIdx.x]);
-        combined[threadIdx.x] = sum;
+        for (int g = 1; g < kComputeWarps; ++g) sum = __fadd_rn(sum, x_[g * kValueColumns + threadIdx.x]);
+        combined[threadIdx.x] = __fmul_rn(sum, inverse);
       }
       sync_compute();  // the combined columns are visible
-      float sum = 0;
+      float dot[2] = {0, 0};
 #pragma unroll
-      for (int k = 0; k < kSteps; ++k) {
-        float w[V], dot = 0;
-        Vec<Code::e4m3>::decode(codes[k], w);
+      for (int i = 0; i < kMine / V; ++i) {
+        float w[V];
+        Vec<C>::decode(codes[i], w);
 #pragma unroll
         for (int c = 0; c < V; c += 4) {
-          const float4 x = *reinterpret_cast<const float4*>(combined + (k * 4 + of_four) * V + c);
-          dot = __fmaf_rn(w[c], x.x, dot), dot = __fmaf_rn(w[c + 1], x.y, dot);
-          dot = __fmaf_rn(w[c + 2], x.z, dot), dot = __fmaf_rn(w[c + 3], x.w, dot);
+          const float4 x = *reinterpret_cast<const float4*>(combined + of_eight * kMine + i * V + c);
+          dot[0] = __fmaf_rn(w[c], x.x, dot[0]), dot[1] = __fmaf_rn(w[c + 1], x.y, dot[1]);
+          dot[0] = __fmaf_rn(w[c + 2], x.z, dot[0]), dot[1] = __fmaf_rn(w[c + 3], x.w, dot[1]);
         }
-        sum = __fmaf_rn(dot, scale[k], sum);
       }
-      sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
-      sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
-      if (of_four == 0) p_.value[(part * a.heads + head) * kValue + row] = sum;
+      float sum = __fmul_rn(__fadd_rn(dot[0], dot[1]), scale);
+#pragma unroll
+      for (int offset = 4; offset > 0; offset /= 2) sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, offset));
+      const float next = __shfl_down_sync(~0u, sum, 8);
+      if (lane_ % 16 == 0)
+        store_tagged(p_.value_words + ((part * a.heads + head) * kValue + row) / 2, __float_as_uint(sum),
+                     __float_as_uint(next), 0, epoch_);
     }
-    arrive();
+    end_stage();
   }
 
   __device__ __forceinline__ void attn_out() {
     const int columns = p_.o.cols, column = warp_ * kGroup + lane_ * 4;
     const Range mine = s_.parts[kOutRows];
-    wait();
-    float4 v[kParts];
+    const TaggedWord* from[kValueParts * 2];
+    TaggedWord w[kValueParts * 2];
 #pragma unroll
-    for (int part = 0; part < kParts; ++part)
-      v[part] = load_shared_by_others(p_.value + part * columns + column);
-    const auto tree = [&](float float4::*m) {
-      return __fadd_rn(__fadd_rn(__fadd_rn(v[0].*m, v[4].*m), __fadd_rn(v[2].*m, v[6].*m)),
-                       __fadd_rn(__fadd_rn(v[1].*m, v[5].*m), __fadd_rn(v[3].*m, v[7].*m)));
-    };
-    stage_group(
-        round_four(make_float4(tree(&float4::x), tree(&float4::y), tree(&float4::z), tree(&float4::w))),
-        warp_);
+    for (int i = 0; i < kValueParts * 2; ++i)
+      from[i] = p_.value_words + (i / 2 * columns + column) / 2 + i % 2;
+    wait_tagged(from, epoch_, w);
+    begin_stage();
+    float v[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const auto part = [&](int i) { return __uint_as_float(w[i * 2 + c / 2][c % 2]); };
+      v[c] = __fadd_rn(__fadd_rn(part(0), part(2)), __fadd_rn(part(1), part(3)));
+    }
+    stage_group(round_four(make_float4(v[0], v[1], v[2], v[3])), warp_);
     __syncwarp();  // the warp's group is staged
     multiply(load_operand(warp_), s_.factor[warp_], p_.o, 1, mine.begin, mine.count(), 0);
     sync_compute();  // sums of all warps are visible
@@ -1118,7 +1161,7 @@ class Consumer {
     const Range shared = s_.parts[moe ? kSharedColumns : kDenseColumns];
     const Range units = moe ? s_.parts[kChosenColumns] : Range{0, 0};
     const float4 weight = __ldg(reinterpret_cast<const float4*>(l.post_attention_layernorm + column));
-    const float4 v = norm_group(wait_for_x(p_.x_words[0], epoch_, column), weight, fixed.cols);
+    const float4 v = norm_group(wait_for_x(p_.x_words[0], epoch_, column), weight);
     if (moe) route(v);
     stage_group(round_four(v), warp_);
     __syncwarp();  // the warp's group is staged
@@ -1134,14 +1177,18 @@ class Consumer {
       begin = r.begin - (slot + 1) * inner, count = r.count();
     }
     sync_compute();  // sums of all warps are visible
-    if (const int i = threadIdx.x; i < place) {
+    float mine = 0;
+    const int i = threadIdx.x;
+    if (i < place) {
       const float gate = total_of(2 * i), up = total_of(2 * i + 1);
-      // Routed slots come first in `hidden`.
-      const int left = i - shared.count();
-      p_.hidden[left >= 0 ? units.begin + left : slots * inner + shared.begin + i] =
-          __float2bfloat16_rn(__fmul_rn(silu(gate), up));
+      mine = __fmul_rn(silu(gate), up);
     }
-    arrive();
+    // Pairs of columns: every share is even. Routed slots come first.
+    const float next = __shfl_down_sync(~0u, mine, 1);
+    const int left = i - shared.count();
+    const int to = left >= 0 ? units.begin + left : slots * inner + shared.begin + i;
+    if (i < place && i % 2 == 0) store_tagged(p_.hidden_words + to / 2, pack_bf16(mine, next), epoch_);
+    end_stage();
   }
 
   // This block's rows of the router, whose input is not rounded. Sums lie behind those of the columns.
@@ -1176,44 +1223,55 @@ class Consumer {
     const RoleShape &routed = p_.expert_down, &last = moe ? p_.shared_down : p_.dense_down;
     const int slots = moe ? p_.choice.chosen : 0, columns = slots * routed.cols + last.cols;
     const Range mine = s_.parts[kDownRows];
-    wait();
     constexpr int kMost = kMostGroups128 / kComputeWarps;
-    uint2 held[kMost];
+    const auto* from =
+        reinterpret_cast<const TaggedWord*>(p_.hidden_words + (warp_ * kGroup + lane_ * 4) / 2);
+    constexpr int kStep = kComputeWarps * kGroup / 4;       // words
+    const int left = columns - warp_ * kGroup - lane_ * 4;  // columns from this lane's first on
+    TaggedWord held[kMost];
+    wait_tagged_halves(from, kStep, (left + kStep * 4 - 1) / (kStep * 4), epoch_, held);
+    begin_stage();
 #pragma unroll
     for (int k = 0; k < kMost; ++k) {
-      const int column = (warp_ + k * kComputeWarps) * kGroup + lane_ * 4;
-      held[k] = make_uint2(0, 0);
-      if (column < columns) held[k] = __ldcg(reinterpret_cast<const uint2*>(p_.hidden + column));
+      const int group = warp_ + k * kComputeWarps;
+      if (group * kGroup >= columns) break;
+      const auto low = static_cast<unsigned>(held[k].low), high = static_cast<unsigned>(held[k].high);
+      stage_group(make_float4(__uint_as_float(low << 16), __uint_as_float(low & 0xffff0000u),
+                              __uint_as_float(high << 16), __uint_as_float(high & 0xffff0000u)),
+                  group);
     }
-#pragma unroll
-    for (int k = 0; k < kMost; ++k)
-      if ((warp_ + k * kComputeWarps) * kGroup < columns)
-        stage_group(make_float4(__uint_as_float(held[k].x << 16), __uint_as_float(held[k].x & 0xffff0000u),
-                                __uint_as_float(held[k].y << 16), __uint_as_float(held[k].y & 0xffff0000u)),
-                    warp_ + k * kComputeWarps);
     __syncwarp();  // the warp's groups are staged
     float2 sum = make_float2(0, 0);
     if (moe) {
-      int before = 0;  // groups of earlier segments
+      // The shared MLP first: its rows were copied long ago.
+      const int each = routed.cols / kGroup;
+      const bool aside = p_.aside_bytes > 0;
+      wait_barrier(&s_.aside_full, in_launch_ & 1);
 #pragma unroll 1
-      for (int slot = 0; slot <= slots; ++slot) {
-        const RoleShape& shape = slot < slots ? routed : last;
-        const int groups = shape.row_bytes / kGroup;
-        const Where w = acquire();
+      for (int slot = -1; slot < slots; ++slot) {
+        const RoleShape& shape = slot < 0 ? last : routed;
+        const int groups = shape.cols / kGroup, before = (slot < 0 ? slots : slot) * each;
+        const bool in_ring = slot >= 0 || !aside;
+        Where w{{p_.aside_offset, 0}, {0, 0}};
+        if (in_ring)
+          w = acquire();
+        else
+          w.scale[0] = s_.aside_scales;
 #pragma unroll 1
         for (int g = (warp_ - before) & (kComputeWarps - 1); g < groups; g += kComputeWarps)
           add_group(sum, w, shape, shape.row_bytes, mine.begin, g, g, before + g,
-                    slot < slots ? s_.weight[slot] : 1.0f, 2);
-        release();
-        before += groups;
+                    slot < 0 ? 1.0f : s_.weight[slot], kPieces);
+        if (in_ring) release();
+        if (slot < 0) release_aside();
       }
     } else {
+      release_aside();
 #pragma unroll 1
-      for (int g = warp_; g - warp_ < (last.row_bytes + kGroup - 1) / kGroup; g += kComputeWarps) {
+      for (int g = warp_; g - warp_ < (last.cols + kGroup - 1) / kGroup; g += kComputeWarps) {
         const Where w = acquire();
-        if (g * kGroup < last.row_bytes)
-          add_group(sum, w, last, kComputeWarps * kGroup, mine.begin, warp_, g, g, 1.0f,
-                    min((last.row_bytes - g * kGroup) / 64, 2));
+        if (g * kGroup < last.cols)
+          add_group(sum, w, last, kComputeWarps * kGroupBytes, mine.begin, warp_, g, g, 1.0f,
+                    min((last.row_bytes - g * kGroupBytes) / 64, kPieces));
         release();
       }
     }
@@ -1229,16 +1287,15 @@ class Consumer {
   // `group` staged.
   __device__ __forceinline__ void add_group(float2& sum, const Where& w, const RoleShape& shape, int pitch,
                                             int first_row, int at, int column, int group, float weight,
-                                            int halves) const {
+                                            int pieces) const {
     const int count = s_.parts[kDownRows].count();
     const int low = min(lane_ / 4, count - 1), high = min(lane_ / 4 + 8, count - 1);
-    const float2 part = multiply_group(ring_ + w.codes[0] + low * pitch + at * kGroup + lane_ % 4 * 16,
-                                       (high - low) * pitch, load_operand(group), halves);
+    const float2 part = multiply_group(ring_ + w.codes[0] + low * pitch + at * kGroupBytes + lane_ % 4 * 16,
+                                       (high - low) * pitch, load_operand(group), pieces);
     const float factor = s_.factor[group] * weight;
     const auto scale = [&](int row) {
       const int block = ((first_row + row) >> 7) - (first_row >> 7);
-      return *reinterpret_cast<const float*>(ring_ + w.scale[0] + (block * shape.scale_cols + column) * 4) *
-             factor;
+      return scale_at(w.scale[0] + (block * shape.scale_cols + column) * 4, factor);
     };
     if (lane_ % 4 != 0) return;
     if (lane_ / 4 < count) sum.x = __fmaf_rn(part.x, scale(lane_ / 4), sum.x);
@@ -1252,6 +1309,7 @@ class Consumer {
   std::byte* bytes_;  // the same
   const std::byte* ring_;
   int lane_, warp_, position_, span_;
+  int in_launch_;   // layers before this one
   unsigned epoch_;  // of this layer's tagged words
   int next_;        // transfer
 };
@@ -1259,9 +1317,9 @@ class Consumer {
 // Every stage is a function of its own: registers are then allotted stage by stage. Takes and returns the
 // number of the next transfer.
 enum class Stage { project, absorb, attend, value, attn_out, gate_up, down };
-template <Stage kStage>
+template <Code C, Stage kStage>
 __device__ __noinline__ int run_stage(int layer, int next) {
-  Consumer c(layer, next);
+  Consumer<C> c(layer, next);
   const PersistentLayer& l = shared_state().layers[layer % 2];
   if constexpr (kStage == Stage::project) c.project(l, layer > shared_state().params.begin);
   if constexpr (kStage == Stage::absorb) c.absorb(l);
@@ -1272,18 +1330,22 @@ __device__ __noinline__ int run_stage(int layer, int next) {
   if constexpr (kStage == Stage::down) c.down(l, layer + 1 == shared_state().params.end);
   return c.next();
 }
-__device__ __noinline__ void begin_compute() { Consumer(0, 0).begin(); }
+template <Code C>
+__device__ __noinline__ void begin_compute() {
+  Consumer<C>(0, 0).begin();
+}
+template <Code C>
 __device__ __forceinline__ void compute(int begin, int end) {
-  begin_compute();
+  begin_compute<C>();
   int next = 0;
   for (int i = begin; i < end; ++i) {
-    next = run_stage<Stage::project>(i, next);
-    next = run_stage<Stage::absorb>(i, next);
-    next = run_stage<Stage::attend>(i, next);
-    next = run_stage<Stage::value>(i, next);
-    next = run_stage<Stage::attn_out>(i, next);
-    next = run_stage<Stage::gate_up>(i, next);
-    next = run_stage<Stage::down>(i, next);
+    next = run_stage<C, Stage::project>(i, next);
+    next = run_stage<C, Stage::absorb>(i, next);
+    next = run_stage<C, Stage::attend>(i, next);
+    next = run_stage<C, Stage::value>(i, next);
+    next = run_stage<C, Stage::attn_out>(i, next);
+    next = run_stage<C, Stage::gate_up>(i, next);
+    next = run_stage<C, Stage::down>(i, next);
   }
 }
 
@@ -1292,17 +1354,18 @@ __device__ __forceinline__ void divide_work(const PersistentParams& p, Shared& s
   const int totals[kPartCount] = {(p.q.rows + p.kv_a.rows) / 2,
                                   p.o.rows / 2,  // pairs
                                   p.router.rows,
-                                  p.dense_up.rows,
-                                  p.shared_up.rows,
-                                  columns,
+                                  p.dense_up.rows / 2,
+                                  p.shared_up.rows / 2,
+                                  columns / 2,
                                   p.o.rows / 2};
 #pragma unroll
   for (int i = 0; i < kPartCount; ++i) {
     const Range part = my_part(totals[i]);
-    const int unit = i == kOutRows || i == kDownRows ? 2 : 1;
+    const int unit = i == kPairs || i == kRouterRows ? 1 : 2;
     if (threadIdx.x == i) s.parts[i] = {part.begin * unit, part.end * unit};
   }
-  if (threadIdx.x == kPartCount) s.first_slot = columns == 0 ? 0 : my_part(columns).begin / p.expert_up.rows;
+  if (threadIdx.x == kPartCount)
+    s.first_slot = columns == 0 ? 0 : my_part(columns / 2).begin * 2 / p.expert_up.rows;
 }
 
 #endif
@@ -1311,6 +1374,7 @@ std::size_t table_bytes(const PersistentParams& p) {
   return sizeof(ExpertPointers) * static_cast<std::size_t>(p.choice.experts);
 }
 
+template <Code C>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     persistent_kernel(const __grid_constant__ PersistentParams p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -1318,6 +1382,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTransfers; ++i)
       init_barrier(&s.full[i], 1), init_barrier(&s.empty[i], kComputeWarps);
+    init_barrier(&s.aside_full, 1), init_barrier(&s.aside_empty, kComputeWarps);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     s.position = p.position[0];
     s.span = span_keys(s.position, p.keys_per_round);
@@ -1326,13 +1391,21 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
   for (int i = threadIdx.x; i < static_cast<int>(sizeof(PersistentParams) / 4); i += kBlockThreads)
     reinterpret_cast<std::uint32_t*>(&s.params)[i] = reinterpret_cast<const std::uint32_t*>(&p)[i];
+  constexpr int transfers = kLayerKinds * kMostTransfers;
+  for (int i = threadIdx.x; i < transfers * static_cast<int>(sizeof(Transfer) / 16); i += kBlockThreads)
+    reinterpret_cast<uint4*>(s.transfers)[i] =
+        reinterpret_cast<const uint4*>(p.transfers + static_cast<std::int64_t>(blockIdx.x) * transfers)[i];
   divide_work(p, s);
   __syncthreads();  // barriers are initialised, state is visible
+  if (threadIdx.x < transfers)
+    if (const Transfer& t = s.transfers[threadIdx.x]; t.kind == TransferKind::aside && t.pieces > 0)
+      s.aside_scales = p.aside_offset + t.code_bytes + t.scale_skip;
+  __syncthreads();  // and so is this
   std::byte* ring = block_memory + kSharedBytes + p.activation_bytes;
   if (threadIdx.x / 32 == kComputeWarps)
     Producer(p, s, ring, reinterpret_cast<ExpertPointers*>(ring + p.ring_bytes)).run();
   else
-    compute(p.begin, p.end);
+    compute<C>(p.begin, p.end);
   __syncthreads();  // no warp polls any more
   if (threadIdx.x == 0) leave_grid(p.counters, static_cast<unsigned>(p.end - p.begin));
 #endif
@@ -1387,16 +1460,22 @@ void launch_cooperative(const Launch& on, void (*kernel)(Params), std::size_t sh
 }  // namespace
 
 std::size_t persistent_shared_bytes(const PersistentParams& p) {
-  return static_cast<std::size_t>(kSharedBytes + p.activation_bytes + p.ring_bytes) + table_bytes(p);
+  return static_cast<std::size_t>(kSharedBytes + p.activation_bytes + p.aside_offset + p.aside_bytes);
 }
 
-int most_ring_bytes(const PersistentParams& p, int shared_per_block) {
-  const int fixed = kSharedBytes + p.activation_bytes + static_cast<int>(table_bytes(p)) + 256;
-  return (shared_per_block - fixed) / 128 * 128;
+void divide_shared_memory(PersistentParams& p, int shared_per_block) {
+  const int table = (static_cast<int>(table_bytes(p)) + 127) / 128 * 128;
+  const int scales = 2 * p.shared_down.scale_cols * 4 + 32;  // of two blocks of rows
+  // Of BF16 they would leave too little for the ring.
+  p.aside_bytes = p.code == Code::e4m3 ? (16 * p.shared_down.row_bytes + scales + 127) / 128 * 128 : 0;
+  const int fixed = kSharedBytes + p.activation_bytes + table + p.aside_bytes;
+  p.ring_bytes = (shared_per_block - fixed) / 128 * 128;
+  p.aside_offset = p.ring_bytes + table;
 }
 
 void run_persistent(const Launch& on, const PersistentParams& p) {
-  launch_cooperative(on, persistent_kernel, persistent_shared_bytes(p), p);
+  launch_cooperative(on, p.code == Code::bf16 ? persistent_kernel<Code::bf16> : persistent_kernel<Code::e4m3>,
+                     persistent_shared_bytes(p), p);
 }
 
 std::size_t grid_counters_bytes() { return sizeof(GridCounters); }

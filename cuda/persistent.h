@@ -32,6 +32,38 @@ struct alignas(16) PersistentLayer {
   void* cache = nullptr;
 };
 
+// One step of the warp that copies weights. The steps of a block are the same in every layer of a kind.
+enum class TransferKind : std::int32_t {
+  rows,    // `pieces` matrices' rows from code_offset on
+  chunk,   // part of `pieces` long rows of the dense MLP's down, code_bytes of each
+  keys,    // the block's keys, as many transfers as they take
+  aside,   // rows of the shared MLP's down, beside the ring; pieces 0: only passes its barriers
+  choose,  // waits for the router and chooses the experts
+  weigh,   // computes their weights
+  end      // of the layer
+};
+struct alignas(16) Transfer {
+  TransferKind kind = TransferKind::rows;
+  int source = 0, pieces = 1;                             // the first matrix, see sources in persistent.cpp
+  int code_offset = 0, code_bytes = 0;                    // of each piece, in its matrix
+  int scale_offset = 0, scale_skip = 0, scale_bytes = 0;  // copied of its scales; to the first one needed
+  int ring_bytes = 0;
+};
+// Matrices by number: q, kv_a, kv_b, o, router, gate, up, down; then gate, up, down of every chosen expert.
+enum Source {
+  kSourceQ,
+  kSourceKvA,
+  kSourceKvB,
+  kSourceO,
+  kSourceRouter,
+  kSourceGate,
+  kSourceUp,
+  kSourceDown
+};
+inline constexpr int kLayerSources = 8;
+inline constexpr int kMostTransfers = 60;  // of a layer, the end among them
+inline constexpr int kLayerKinds = 2;      // dense; of experts
+
 struct GridCounters;
 struct TaggedWord;
 
@@ -50,29 +82,37 @@ struct PersistentParams {
   float *x = nullptr, *q_out = nullptr, *kv_row = nullptr, *router_logits = nullptr;  // as Work's
   // What blocks hand to each other in words that carry the layer's epoch (cuda/handoff.cuh): pairs of q and
   // kv_row; six values of q', in the order of the blocks that write them, and of the row's key as one more
-  // head; pairs of x behind attention and behind the MLP; logits.
-  TaggedWord *q_words = nullptr, *absorbed_words = nullptr, *x_words[2] = {}, *logit_words = nullptr;
+  // head; pairs of W_UV's sums over each quarter of the latent columns; pairs of x behind attention and
+  // behind the MLP; logits.
+  TaggedWord *q_words = nullptr, *absorbed_words = nullptr, *value_words = nullptr, *x_words[2] = {},
+             *logit_words = nullptr;
+  std::uint64_t* hidden_words =
+      nullptr;  // half words, a pair of BF16 each: routed slots, then the shared MLP
   float *partial_sum = nullptr, *partial_out = nullptr;
-  float* value = nullptr;           // (kValueParts, heads v): partial sums of W_UV over columns
-  __nv_bfloat16* hidden = nullptr;  // routed slots, then the shared MLP; rounded
   GridCounters* counters = nullptr;
+  const Transfer* transfers = nullptr;  // (blocks, kLayerKinds, kMostTransfers)
+  Code code = Code::e4m3;               // of all matrices but the router; or bf16
+  int chunk_bytes = 0;                  // of each row in a transfer of kind `chunk`
   int activation_bytes = 0, ring_bytes = 0;
-  int in_flight = 2;  // transfers under way, at most
+  int aside_offset = 0, aside_bytes = 0;  // of the shared MLP's rows of down, behind the ring's beginning
+  int in_flight = 2;                      // transfers under way, at most
   // Times of block b at hand-off h: when it arrived and when it was through; (blocks, hand-offs, 2) ns. Null:
   // none.
   std::uint64_t* stamps = nullptr;
   int stamps_per_block = 0;
 };
 inline constexpr int kHandoffsPerLayer = 7;
+inline constexpr int kKeyTransferBytes = 32 * (576 + 8) * 2;
 inline constexpr int kTaggedWordBytes = 16;
 inline constexpr int kAbsorbedWords = 96;  // of a head
+inline constexpr int kLatentQuarters = 4;
 // Splits of a row's keys that the partial buffers must hold.
 inline constexpr int kPersistentSplits = 128;
 
 // Bytes of dynamic shared memory of the launch.
 std::size_t persistent_shared_bytes(const PersistentParams& p);
-// The largest ring beside what else a block keeps in `shared_per_block` bytes.
-int most_ring_bytes(const PersistentParams& p, int shared_per_block);
+// Gives the ring what else a block keeps leaves of `shared_per_block` bytes.
+void divide_shared_memory(PersistentParams& p, int shared_per_block);
 // Layers [begin, end) of the row. Reads x, position, timeline and the cache; leaves x and the row in the
 // cache.
 void run_persistent(const Launch& on, const PersistentParams& p);

@@ -85,7 +85,10 @@ TEST_CASE("cuda: a grid hand-off shows every block what every block wrote") {
 TEST_CASE("cuda: layers run at once agree with the layered kernels") {
   if (!hopper_present()) return;
   const Config c = v2_lite_of_two_layers();
-  const Weights w = weights_of_shape(c, true);
+  bool fp8 = true;
+  SUBCASE("FP8 weights") {}
+  SUBCASE("BF16 weights") { fp8 = false; }
+  const Weights w = weights_of_shape(c, fp8);
   ForwardOptions o;
   o.numerics = {CacheType::bf16, ActivationType::bf16, ActivationType::bf16};
   o.capacity = 9000;
