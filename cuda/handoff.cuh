@@ -127,14 +127,10 @@ __device__ __forceinline__ TaggedWord poll_tagged(const TaggedWord* from, unsign
     if (++polls > kMostPolls) __trap();
   return w;
 }
-// A warp's words, N a lane: one lane polls until its first word is there, then all words are read, those of
-// slower writers until they are there too. Polling everything from the start would load L2. Lanes without
-// words pass another's.
+// A warp's words, N a lane, each read until it is there. Lanes without words pass another's.
 template <int N>
 __device__ __forceinline__ void wait_tagged(const TaggedWord* const (&from)[N], unsigned epoch,
                                             TaggedWord (&w)[N]) {
-  if (threadIdx.x % 32 == 0) poll_tagged(from[0], epoch);
-  __syncwarp();  // the first word is there
 #pragma unroll
   for (int i = 0; i < N; ++i) w[i] = load_tagged(from[i]);
 #pragma unroll 1
@@ -163,8 +159,6 @@ __device__ __forceinline__ void wait_tagged_halves(const TaggedWord* from, int s
   const auto have = [&](const TaggedWord& v) {
     return static_cast<unsigned>(v.low >> 32) == epoch && v.epoch() == epoch;
   };
-  if (threadIdx.x % 32 == 0 && count > 0) poll_tagged(from, epoch);
-  __syncwarp();  // half of the first word is there
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     w[i] = {};

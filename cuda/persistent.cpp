@@ -6,9 +6,8 @@ namespace fathom::cuda {
 namespace {
 
 constexpr int kSplitKeys = 64;  // a split has a multiple of them
-constexpr int kMinRing = 112 * 1024;
-constexpr int kInFlight =
-    3;  // transfers of 32 KB a multiprocessor: two and three are equal, all that fit lose 3 %
+constexpr int kMinRing = 128 * 1024;
+constexpr int kInFlight = 2;  // transfers of 32 KB a multiprocessor: one loses 1 %, three 2 %, six 4 %
 
 int shared_per_block() {
   int device = 0, bytes = 0;
@@ -88,7 +87,6 @@ class Schedule {
   std::vector<Transfer> dense() {
     list_.clear();
     attention();
-    list_.push_back({.kind = TransferKind::aside, .pieces = 0});
     rows(kSourceGate, p_.dense_up, 2, pairs(p_.dense_up.rows));
     const Units down = pairs(p_.dense_down.rows);
     const int count = down.end - down.begin;
@@ -111,12 +109,6 @@ class Schedule {
     rows(kSourceRouter, p_.router, 1, part(p_.router.rows));
     rows(kSourceGate, p_.shared_up, 2, pairs(p_.shared_up.rows));
     const Units down = pairs(p_.expert_down.rows);
-    if (p_.aside_bytes > 0) {
-      rows(kSourceDown, p_.shared_down, 1, down);
-      list_.back().kind = TransferKind::aside;  // used last, but known before the experts are chosen
-    } else {
-      list_.push_back({.kind = TransferKind::aside, .pieces = 0});
-    }
     list_.push_back({.kind = TransferKind::choose});
     const int inner = p_.expert_up.rows, slots = p_.choice.chosen;
     for (int slot = 0; slot < slots; ++slot) {
@@ -124,7 +116,7 @@ class Schedule {
       rows(kLayerSources + slot * 3, p_.expert_up, 2, {mine.begin - slot * inner, mine.end - slot * inner});
     }
     list_.push_back({.kind = TransferKind::weigh});
-    if (p_.aside_bytes == 0) rows(kSourceDown, p_.shared_down, 1, down);
+    rows(kSourceDown, p_.shared_down, 1, down);
     for (int slot = 0; slot < slots; ++slot) rows(kLayerSources + slot * 3 + 2, p_.expert_down, 1, down);
     list_.push_back({.kind = TransferKind::end});
     return list_;
@@ -142,6 +134,7 @@ class Schedule {
     const Units mine = part(all), of_q = clip(mine, 0, q), of_kv = clip(mine, q, all);
     rows(kSourceQ, p_.q, 1, {2 * of_q.begin, 2 * of_q.end});
     rows(kSourceKvA, p_.kv_a, 1, {2 * (of_kv.begin - q), 2 * (of_kv.end - q)});
+    list_.push_back({.kind = TransferKind::prefetch});
     list_.push_back({.kind = TransferKind::keys, .ring_bytes = kKeyTransferBytes});
     rows(kSourceO, p_.o, 1, pairs(p_.o.rows));
   }
@@ -235,30 +228,33 @@ std::unique_ptr<PersistentPlan> plan_persistent(const Launch& on, const std::vec
                      .cache = cache_of(static_cast<int>(i))});
   }
   p.activation_bytes = (activation_bytes(p) + 127) / 128 * 128;
-  divide_shared_memory(p, shared_per_block());
+  p.ring_bytes = most_ring_bytes(p, shared_per_block());
   p.in_flight = kInFlight;
   if (p.ring_bytes < kMinRing) return nullptr;
   const std::vector<Transfer> schedule = schedule_of(p, on.multiprocessors);
   if (schedule.empty()) return nullptr;
 
   const std::uint64_t table_bytes = table.size() * sizeof(PersistentLayer);
+  const std::uint64_t value_bytes =
+      std::uint64_t{kValueParts} * static_cast<std::uint64_t>(p.attention.heads * p.attention.v) * 4;
   const std::uint64_t schedule_bytes = schedule.size() * sizeof(Transfer);
   const int words[] = {(p.q.rows + p.kv_a.rows) / 2,
                        (p.attention.heads + 1) * kAbsorbedWords,
-                       kLatentQuarters * p.o.cols / 2,
                        p.o.rows / 2,
                        p.o.rows / 2,
                        std::max(p.choice.experts, 1),
                        hidden_columns(p) / 4};
   TaggedWord* hidden = nullptr;
-  TaggedWord** const word_pointers[] = {&p.q_words,    &p.absorbed_words, &p.value_words, &p.x_words[0],
+  TaggedWord** const word_pointers[] = {&p.q_words,    &p.absorbed_words, &p.x_words[0],
                                         &p.x_words[1], &p.logit_words,    &hidden};
   std::uint64_t word_bytes = 0;
   for (int n : words) word_bytes += static_cast<std::uint64_t>(n) * kTaggedWordBytes + 256;
-  plan->memory = Arena(table_bytes + schedule_bytes + grid_counters_bytes() + word_bytes + 3 * 256);
+  plan->memory =
+      Arena(table_bytes + schedule_bytes + value_bytes + grid_counters_bytes() + word_bytes + 4 * 256);
   auto* device_table = plan->memory.take(table_bytes);
   FATHOM_CUDA(cudaMemcpy(device_table, table.data(), table_bytes, cudaMemcpyHostToDevice));
   p.layers = reinterpret_cast<const PersistentLayer*>(device_table);
+  p.value = reinterpret_cast<float*>(plan->memory.take(value_bytes));
   auto* device_schedule = plan->memory.take(schedule_bytes);
   FATHOM_CUDA(cudaMemcpy(device_schedule, schedule.data(), schedule_bytes, cudaMemcpyHostToDevice));
   p.transfers = reinterpret_cast<const Transfer*>(device_schedule);

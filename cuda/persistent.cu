@@ -1,7 +1,7 @@
 // All layers of one generated row as one cooperative launch: a block per multiprocessor, 16 warps that
 // compute and one that copies weights.
 //
-// Between two stages blocks need what others wrote: seven hand-offs a layer, all but one by tagged words
+// Between two stages blocks need what others wrote: seven hand-offs a layer, all but two by tagged words
 // (cuda/handoff.cuh). Nobody overwrites a word that somebody may still read: a stage's words are written
 // again one layer later, and before that every block has waited for x from every block.
 //
@@ -16,8 +16,8 @@
 //   project   x                pairs of rows of q_proj, kv_a_proj                  q, kv_row, as words
 //   absorb    q, kv_row        (head, 64 latent columns); one block the row's key  q' and the key, as words; cache
 //   attend    q', key          (split of the keys, 16 heads)                       partial_sum, partial_out: a grid hand-off
-//   value     partial_*        (head, 128 latent columns, 64 rows): combine, W_UV  their sums, as words
-//   o_proj    those            pairs of rows                                       x, as words
+//   value     partial_*        (head, 64 latent columns): combine, W_UV            value: a grid hand-off
+//   o_proj    value            pairs of rows                                       x, as words
 //   gate_up   x                a row of the router; columns of the MLPs            logits and hidden, as words
 //   down      hidden           pairs of rows                                       x, as words
 // clang-format on
@@ -30,7 +30,7 @@
 //
 //   V2-Lite FP8, 4k keys: 2.24 GB in 27 layers, 0.73 ms at 3.09 TB/s. Measured: cuda/NOTES.md.
 //
-//   shared memory   state | activations | ring | table of experts | rows of the shared MLP's down
+//   shared memory   state | activations | ring | table of experts
 //   transfer        rows of one or two matrices, then their block scales; or 32 keys, (row + 8) values apart
 #include <algorithm>
 #include <type_traits>
@@ -59,15 +59,13 @@ constexpr int kPartPairs = 36;    // of values of q' that a part writes: 64 late
 constexpr int kPartWords = 12;    // of three pairs
 constexpr int kRowWords = kParts * kPartWords;
 constexpr int kNope = 128, kValue = 128, kLatent = 512, kRope = 64, kRow = kLatent + kRope;
-constexpr int kValueParts = kLatentQuarters;  // of a head's latent columns where they are combined
-constexpr int kValueColumns = kLatent / kValueParts, kValueRows = kValue / 2;  // of a block
-static_assert(kValueColumns == 128);  // one block of scales, 16 columns for each of eight threads
+constexpr int kCombineGroups = 16;  // splits are summed in this many groups
 constexpr int kMostSplits = 128;
 constexpr int kMostExperts = 64;
 constexpr int kScoreRow = 68, kProbabilityRow = 72;  // free of bank conflicts
 constexpr float kLog2e = 1.4426950408889634f;
 
-static_assert(sizeof(TaggedWord) == kTaggedWordBytes && kRowWords == kAbsorbedWords);
+static_assert(sizeof(TaggedWord) == kTaggedWordBytes && kRowWords == kAbsorbedWords && kParts == kValueParts);
 static_assert(sizeof(PersistentLayer) % 16 == 0 && sizeof(PersistentLayer) <= 512);
 
 // What a launch divides among its blocks.
@@ -110,7 +108,6 @@ constexpr int kMostGroups128 = 96;  // of an input row
 
 struct Shared {
   std::uint64_t full[kTransfers], empty[kTransfers];
-  std::uint64_t aside_full, aside_empty;  // of what is copied beside the ring, once a layer
   Where where[kTransfers];
   std::uint32_t begin[kTransfers];                   // of a transfer, for the copying warp
   Transfer transfers[kLayerKinds * kMostTransfers];  // of this block
@@ -118,8 +115,7 @@ struct Shared {
   float sums[kComputeWarps];
   float factor[kMostGroups128];  // of a staged group
   Range parts[kPartCount];
-  int aside_scales;  // where the first of them lies, behind the ring's beginning
-  int first_slot;    // of this block's columns of chosen experts
+  int first_slot;  // of this block's columns of chosen experts
   float choice[kMostExperts], group[kMaxGroups];
   float weight[kMaxChosen];
   float sine[kRope / 2], cosine[kRope / 2];
@@ -183,8 +179,7 @@ class Producer {
       if (i + 1 < p_.end) next = fetch_layer(i + 1);
       __syncwarp();  // the layer is visible
       if (lane_ < kLayerSources) s_.sources[lane_] = (&l.q)[lane_];
-      __syncwarp();  // the sources are visible
-      prefetch(l);
+      __syncwarp();                                       // the sources are visible
       int item = blockIdx.x, key = item / groups * span;  // of the next transfer of keys
       int k = l.experts == nullptr ? 0 : kMostTransfers;
 #pragma unroll 1
@@ -192,10 +187,10 @@ class Producer {
         const Transfer& t = s_.transfers[k];
         const TransferKind kind = t.kind;
         if (kind == TransferKind::end) break;
-        if (kind == TransferKind::choose || kind == TransferKind::weigh || kind == TransferKind::aside) {
+        if (kind >= TransferKind::choose) {
+          if (kind == TransferKind::prefetch) prefetch(l);
           if (kind == TransferKind::choose) choose(l, s_.epoch + static_cast<unsigned>(i));
           if (kind == TransferKind::weigh) weigh();
-          if (kind == TransferKind::aside) copy_aside(t);
           ++k;
           continue;
         }
@@ -314,20 +309,6 @@ class Producer {
     copy_bulk(ring_ + at + piece * bytes + (codes ? 0 : t.pieces * t.code_bytes),
               codes ? w.codes + t.code_offset : reinterpret_cast<const std::byte*>(w.scale) + t.scale_offset,
               static_cast<unsigned>(bytes), full);
-  }
-
-  // Rows of the shared MLP's down, beside the ring. Without one the barriers are passed all the same, so that
-  // a layer's number is its phase.
-  __device__ __forceinline__ void copy_aside(const Transfer& t) {
-    if (aside_ > 0) wait_barrier(&s_.aside_empty, (aside_ - 1) & 1);
-    ++aside_;
-    if (t.pieces == 0) {
-      if (lane_ == 0) arrive_barrier(&s_.aside_full);
-      return;
-    }
-    if (lane_ == 0) arrive_expecting(&s_.aside_full, static_cast<unsigned>(t.code_bytes + t.scale_bytes));
-    __syncwarp();  // the barrier expects the bytes before they arrive
-    copy_rows(t, p_.aside_offset, &s_.aside_full);
   }
 
   // The router's choice for the row: as choose_experts_of_row (router.cuh), by one warp.
@@ -461,7 +442,6 @@ class Producer {
   ExpertPointers* table_;
   int lane_;
   int issued_ = 0, freed_ = 0;         // transfers
-  int aside_ = 0;                      // transfers beside the ring
   int at_ = 0;                         // where the ring's used part ends
   std::uint32_t head_ = 0, tail_ = 0;  // its end and its beginning, counted on through all rounds
 };
@@ -511,7 +491,6 @@ class Consumer {
         warp_(threadIdx.x / 32),
         position_(s_.position),
         span_(s_.span),
-        in_launch_(layer - p_.begin),
         epoch_(s_.epoch + static_cast<unsigned>(layer)),
         next_(next) {}
   __device__ __forceinline__ int next() const { return next_; }
@@ -590,11 +569,6 @@ class Consumer {
     __syncwarp();  // every lane has read the transfer
     if (lane_ == 0) arrive_barrier(&s_.empty[next_ % kTransfers]);
     ++next_;
-  }
-
-  __device__ __forceinline__ void release_aside() {
-    __syncwarp();  // every lane has read the transfer
-    if (lane_ == 0) arrive_barrier(&s_.aside_empty);
   }
 
   // -- input rows
@@ -1034,44 +1008,52 @@ class Consumer {
             make_float2(out[i][2 * h], out[i][2 * h + 1]);
   }
 
-  // Block ((head, quarter of the latent columns), half of the rows of W_UV): combines 128 latent columns over
-  // the splits, then multiplies them by 64 rows. Eight neighbouring threads share a row.
+  // Latent column `i` of 64 that part `part` of a head combines: 16 neighbouring ones of every 128.
+  static __device__ __forceinline__ int part_column(int part, int i) {
+    const int chunk = i / V;
+    return (chunk / 4 * 32 + part + 8 * (chunk % 4)) * V + i % V;
+  }
+
+  // Block head * kParts + part: combines 64 latent columns over the splits, then their part of W_UV.
   __device__ __forceinline__ void value(const PersistentLayer& l) {
     const AttentionShape& a = p_.attention;
-    const int head = blockIdx.x / (kValueParts * 2), part = blockIdx.x / 2 % kValueParts;
+    const int head = blockIdx.x / kParts, part = blockIdx.x % kParts;
     const bool works = head < a.heads;
-    const int row = static_cast<int>(blockIdx.x % 2) * kValueRows + threadIdx.x / 8,
-              of_eight = threadIdx.x % 8;
-    constexpr int kMine = 16;  // columns of a thread
-    uint4 codes[kMine / V] = {};
-    float scale = 0;
-    if (works) {
-      const int n = head * (kNope + kValue) + kNope + row, column = part * kValueColumns + of_eight * kMine;
+    constexpr int kSteps = kPartColumns / (4 * V);  // chunks of a thread
+    const int row = threadIdx.x / 4, of_four = threadIdx.x % 4;
+    uint4 codes[kSteps];
+    float scale[kSteps];
 #pragma unroll
-      for (int i = 0; i < kMine / V; ++i)
-        codes[i] = load_weights(l.kv_b.codes + static_cast<std::int64_t>(n) * p_.kv_b.row_bytes +
-                                (column / V + i) * 16);
-      scale = block_scale(l.kv_b.scale, p_.kv_b.scale_cols, n, column);
+    for (int k = 0; k < kSteps; ++k) {
+      codes[k] = make_uint4(0, 0, 0, 0), scale[k] = 0;
+      if (works) {
+        const int n = head * (kNope + kValue) + kNope + row,
+                  column = part_column(part, (k * 4 + of_four) * V);
+        codes[k] =
+            load_weights(l.kv_b.codes + static_cast<std::int64_t>(n) * p_.kv_b.row_bytes + column / V * 16);
+        scale[k] = block_scale(l.kv_b.scale, p_.kv_b.scale_cols, n, column);
+      }
     }
     wait();
     if (works) {
       const int splits = (position_ / span_) + 1;
       const std::int64_t stride = static_cast<std::int64_t>(a.heads) * kLatent;
       const float* from =
-          p_.partial_out + static_cast<std::int64_t>(head) * kLatent + part * kValueColumns + lane_ * 4;
-      constexpr int kMost = kMostSplits / kComputeWarps;
-      float4 held[kMost];
-      float2 sums[kMostSplits / 32];
+          p_.partial_out + static_cast<std::int64_t>(head) * kLatent + part_column(part, lane_ * 2);
+      constexpr int kMost = kMostSplits / kCombineGroups;
+      float2 held[kMost], sums[kMostSplits / 32];
 #pragma unroll
-      for (int i = 0; i < kMostSplits / 32; ++i) sums[i] = make_float2(-INFINITY, 0);
+      for (int i = 0; i < kMostSplits / 32; ++i) {
+        sums[i] = make_float2(-INFINITY, 0);
+      }
       auto* shared_sums = reinterpret_cast<float2*>(x_ + kMostPartials);
       if (threadIdx.x < splits)
         shared_sums[threadIdx.x] =
             __ldcg(reinterpret_cast<const float2*>(p_.partial_sum) + head * kMostSplits + threadIdx.x);
 #pragma unroll
       for (int k = 0; k < kMost; ++k)
-        if (warp_ + k * kComputeWarps < splits)
-          held[k] = load_shared_by_others(from + (warp_ + k * kComputeWarps) * stride);
+        if (warp_ + k * kCombineGroups < splits)
+          held[k] = __ldcg(reinterpret_cast<const float2*>(from + (warp_ + k * kCombineGroups) * stride));
       sync_compute();  // the splits' sums are visible
 #pragma unroll
       for (int i = 0; i < kMostSplits / 32; ++i)
@@ -1086,65 +1068,60 @@ class Consumer {
         total = __fmaf_rn(sums[i].x, sums[i].y, total);
       }
       const float inverse = __fdividef(1.0f, warp_sum(total));
-      float4 mixed = make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int i = 0; i < kMostSplits / 32; ++i) sums[i].x = __fmul_rn(sums[i].x, inverse);
+      float2 mixed = make_float2(0, 0);
 #pragma unroll
       for (int k = 0; k < kMost; ++k) {
         const float f = __shfl_sync(~0u, sums[k / 2].x, warp_ + k % 2 * 16);
-        if (warp_ + k * kComputeWarps < splits) {
+        if (warp_ + k * kCombineGroups < splits)
           mixed.x = __fmaf_rn(f, held[k].x, mixed.x), mixed.y = __fmaf_rn(f, held[k].y, mixed.y);
-          mixed.z = __fmaf_rn(f, held[k].z, mixed.z), mixed.w = __fmaf_rn(f, held[k].w, mixed.w);
-        }
       }
-      float* combined = x_ + kComputeWarps * kValueColumns;
-      *reinterpret_cast<float4*>(x_ + warp_ * kValueColumns + lane_ * 4) = mixed;
+      float* combined = x_ + kCombineGroups * kPartColumns;
+      *reinterpret_cast<float2*>(x_ + warp_ * kPartColumns + lane_ * 2) = mixed;
       sync_compute();  // sums of all groups are visible
-      if (threadIdx.x < kValueColumns) {
+      if (threadIdx.x < kPartColumns) {
         float sum = x_[threadIdx.x];
 #pragma unroll
-        for (int g = 1; g < kComputeWarps; ++g) sum = __fadd_rn(sum, x_[g * kValueColumns + threadIdx.x]);
-        combined[threadIdx.x] = __fmul_rn(sum, inverse);
+        for (int g = 1; g < kCombineGroups; ++g) sum = __fadd_rn(sum, x_[g * kPartColumns + threadIdx.x]);
+        combined[threadIdx.x] = sum;
       }
       sync_compute();  // the combined columns are visible
-      float dot[2] = {0, 0};
+      float sum = 0;
 #pragma unroll
-      for (int i = 0; i < kMine / V; ++i) {
-        float w[V];
-        Vec<C>::decode(codes[i], w);
+      for (int k = 0; k < kSteps; ++k) {
+        float w[V], dot = 0;
+        Vec<C>::decode(codes[k], w);
 #pragma unroll
         for (int c = 0; c < V; c += 4) {
-          const float4 x = *reinterpret_cast<const float4*>(combined + of_eight * kMine + i * V + c);
-          dot[0] = __fmaf_rn(w[c], x.x, dot[0]), dot[1] = __fmaf_rn(w[c + 1], x.y, dot[1]);
-          dot[0] = __fmaf_rn(w[c + 2], x.z, dot[0]), dot[1] = __fmaf_rn(w[c + 3], x.w, dot[1]);
+          const float4 x = *reinterpret_cast<const float4*>(combined + (k * 4 + of_four) * V + c);
+          dot = __fmaf_rn(w[c], x.x, dot), dot = __fmaf_rn(w[c + 1], x.y, dot);
+          dot = __fmaf_rn(w[c + 2], x.z, dot), dot = __fmaf_rn(w[c + 3], x.w, dot);
         }
+        sum = __fmaf_rn(dot, scale[k], sum);
       }
-      float sum = __fmul_rn(__fadd_rn(dot[0], dot[1]), scale);
-#pragma unroll
-      for (int offset = 4; offset > 0; offset /= 2) sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, offset));
-      const float next = __shfl_down_sync(~0u, sum, 8);
-      if (lane_ % 16 == 0)
-        store_tagged(p_.value_words + ((part * a.heads + head) * kValue + row) / 2, __float_as_uint(sum),
-                     __float_as_uint(next), 0, epoch_);
+      sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
+      sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
+      if (of_four == 0) p_.value[(part * a.heads + head) * kValue + row] = sum;
     }
-    end_stage();
+    arrive();
   }
 
   __device__ __forceinline__ void attn_out() {
     const int columns = p_.o.cols, column = warp_ * kGroup + lane_ * 4;
     const Range mine = s_.parts[kOutRows];
-    const TaggedWord* from[kValueParts * 2];
-    TaggedWord w[kValueParts * 2];
+    wait();
+    float4 v[kParts];
 #pragma unroll
-    for (int i = 0; i < kValueParts * 2; ++i)
-      from[i] = p_.value_words + (i / 2 * columns + column) / 2 + i % 2;
-    wait_tagged(from, epoch_, w);
-    begin_stage();
-    float v[4];
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const auto part = [&](int i) { return __uint_as_float(w[i * 2 + c / 2][c % 2]); };
-      v[c] = __fadd_rn(__fadd_rn(part(0), part(2)), __fadd_rn(part(1), part(3)));
-    }
-    stage_group(round_four(make_float4(v[0], v[1], v[2], v[3])), warp_);
+    for (int part = 0; part < kParts; ++part)
+      v[part] = load_shared_by_others(p_.value + part * columns + column);
+    const auto tree = [&](float float4::*m) {
+      return __fadd_rn(__fadd_rn(__fadd_rn(v[0].*m, v[4].*m), __fadd_rn(v[2].*m, v[6].*m)),
+                       __fadd_rn(__fadd_rn(v[1].*m, v[5].*m), __fadd_rn(v[3].*m, v[7].*m)));
+    };
+    stage_group(
+        round_four(make_float4(tree(&float4::x), tree(&float4::y), tree(&float4::z), tree(&float4::w))),
+        warp_);
     __syncwarp();  // the warp's group is staged
     multiply(load_operand(warp_), s_.factor[warp_], p_.o, 1, mine.begin, mine.count(), 0);
     sync_compute();  // sums of all warps are visible
@@ -1243,29 +1220,19 @@ class Consumer {
     __syncwarp();  // the warp's groups are staged
     float2 sum = make_float2(0, 0);
     if (moe) {
-      // The shared MLP first: its rows were copied long ago.
       const int each = routed.cols / kGroup;
-      const bool aside = p_.aside_bytes > 0;
-      wait_barrier(&s_.aside_full, in_launch_ & 1);
 #pragma unroll 1
       for (int slot = -1; slot < slots; ++slot) {
         const RoleShape& shape = slot < 0 ? last : routed;
         const int groups = shape.cols / kGroup, before = (slot < 0 ? slots : slot) * each;
-        const bool in_ring = slot >= 0 || !aside;
-        Where w{{p_.aside_offset, 0}, {0, 0}};
-        if (in_ring)
-          w = acquire();
-        else
-          w.scale[0] = s_.aside_scales;
+        const Where w = acquire();
 #pragma unroll 1
         for (int g = (warp_ - before) & (kComputeWarps - 1); g < groups; g += kComputeWarps)
           add_group(sum, w, shape, shape.row_bytes, mine.begin, g, g, before + g,
                     slot < 0 ? 1.0f : s_.weight[slot], kPieces);
-        if (in_ring) release();
-        if (slot < 0) release_aside();
+        release();
       }
     } else {
-      release_aside();
 #pragma unroll 1
       for (int g = warp_; g - warp_ < (last.cols + kGroup - 1) / kGroup; g += kComputeWarps) {
         const Where w = acquire();
@@ -1309,7 +1276,6 @@ class Consumer {
   std::byte* bytes_;  // the same
   const std::byte* ring_;
   int lane_, warp_, position_, span_;
-  int in_launch_;   // layers before this one
   unsigned epoch_;  // of this layer's tagged words
   int next_;        // transfer
 };
@@ -1382,7 +1348,6 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTransfers; ++i)
       init_barrier(&s.full[i], 1), init_barrier(&s.empty[i], kComputeWarps);
-    init_barrier(&s.aside_full, 1), init_barrier(&s.aside_empty, kComputeWarps);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     s.position = p.position[0];
     s.span = span_keys(s.position, p.keys_per_round);
@@ -1397,10 +1362,6 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         reinterpret_cast<const uint4*>(p.transfers + static_cast<std::int64_t>(blockIdx.x) * transfers)[i];
   divide_work(p, s);
   __syncthreads();  // barriers are initialised, state is visible
-  if (threadIdx.x < transfers)
-    if (const Transfer& t = s.transfers[threadIdx.x]; t.kind == TransferKind::aside && t.pieces > 0)
-      s.aside_scales = p.aside_offset + t.code_bytes + t.scale_skip;
-  __syncthreads();  // and so is this
   std::byte* ring = block_memory + kSharedBytes + p.activation_bytes;
   if (threadIdx.x / 32 == kComputeWarps)
     Producer(p, s, ring, reinterpret_cast<ExpertPointers*>(ring + p.ring_bytes)).run();
@@ -1460,17 +1421,12 @@ void launch_cooperative(const Launch& on, void (*kernel)(Params), std::size_t sh
 }  // namespace
 
 std::size_t persistent_shared_bytes(const PersistentParams& p) {
-  return static_cast<std::size_t>(kSharedBytes + p.activation_bytes + p.aside_offset + p.aside_bytes);
+  return static_cast<std::size_t>(kSharedBytes + p.activation_bytes + p.ring_bytes) + table_bytes(p);
 }
 
-void divide_shared_memory(PersistentParams& p, int shared_per_block) {
-  const int table = (static_cast<int>(table_bytes(p)) + 127) / 128 * 128;
-  const int scales = 2 * p.shared_down.scale_cols * 4 + 32;  // of two blocks of rows
-  // Of BF16 they would leave too little for the ring.
-  p.aside_bytes = p.code == Code::e4m3 ? (16 * p.shared_down.row_bytes + scales + 127) / 128 * 128 : 0;
-  const int fixed = kSharedBytes + p.activation_bytes + table + p.aside_bytes;
-  p.ring_bytes = (shared_per_block - fixed) / 128 * 128;
-  p.aside_offset = p.ring_bytes + table;
+int most_ring_bytes(const PersistentParams& p, int shared_per_block) {
+  const int fixed = kSharedBytes + p.activation_bytes + static_cast<int>(table_bytes(p));
+  return (shared_per_block - fixed) / 128 * 128;
 }
 
 void run_persistent(const Launch& on, const PersistentParams& p) {

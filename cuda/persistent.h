@@ -34,13 +34,13 @@ struct alignas(16) PersistentLayer {
 
 // One step of the warp that copies weights. The steps of a block are the same in every layer of a kind.
 enum class TransferKind : std::int32_t {
-  rows,    // `pieces` matrices' rows from code_offset on
-  chunk,   // part of `pieces` long rows of the dense MLP's down, code_bytes of each
-  keys,    // the block's keys, as many transfers as they take
-  aside,   // rows of the shared MLP's down, beside the ring; pieces 0: only passes its barriers
-  choose,  // waits for the router and chooses the experts
-  weigh,   // computes their weights
-  end      // of the layer
+  rows,      // `pieces` matrices' rows from code_offset on
+  chunk,     // part of `pieces` long rows of the dense MLP's down, code_bytes of each
+  keys,      // the block's keys, as many transfers as they take
+  choose,    // waits for the router and chooses the experts
+  weigh,     // computes their weights
+  prefetch,  // what other warps read straight from memory, into L2
+  end        // of the layer
 };
 struct alignas(16) Transfer {
   TransferKind kind = TransferKind::rows;
@@ -82,20 +82,18 @@ struct PersistentParams {
   float *x = nullptr, *q_out = nullptr, *kv_row = nullptr, *router_logits = nullptr;  // as Work's
   // What blocks hand to each other in words that carry the layer's epoch (cuda/handoff.cuh): pairs of q and
   // kv_row; six values of q', in the order of the blocks that write them, and of the row's key as one more
-  // head; pairs of W_UV's sums over each quarter of the latent columns; pairs of x behind attention and
-  // behind the MLP; logits.
-  TaggedWord *q_words = nullptr, *absorbed_words = nullptr, *value_words = nullptr, *x_words[2] = {},
-             *logit_words = nullptr;
+  // head; pairs of x behind attention and behind the MLP; logits.
+  TaggedWord *q_words = nullptr, *absorbed_words = nullptr, *x_words[2] = {}, *logit_words = nullptr;
   std::uint64_t* hidden_words =
       nullptr;  // half words, a pair of BF16 each: routed slots, then the shared MLP
   float *partial_sum = nullptr, *partial_out = nullptr;
+  float* value = nullptr;  // (kValueParts, heads v): partial sums of W_UV over columns
   GridCounters* counters = nullptr;
   const Transfer* transfers = nullptr;  // (blocks, kLayerKinds, kMostTransfers)
   Code code = Code::e4m3;               // of all matrices but the router; or bf16
   int chunk_bytes = 0;                  // of each row in a transfer of kind `chunk`
   int activation_bytes = 0, ring_bytes = 0;
-  int aside_offset = 0, aside_bytes = 0;  // of the shared MLP's rows of down, behind the ring's beginning
-  int in_flight = 2;                      // transfers under way, at most
+  int in_flight = 2;  // transfers under way, at most
   // Times of block b at hand-off h: when it arrived and when it was through; (blocks, hand-offs, 2) ns. Null:
   // none.
   std::uint64_t* stamps = nullptr;
@@ -105,14 +103,14 @@ inline constexpr int kHandoffsPerLayer = 7;
 inline constexpr int kKeyTransferBytes = 32 * (576 + 8) * 2;
 inline constexpr int kTaggedWordBytes = 16;
 inline constexpr int kAbsorbedWords = 96;  // of a head
-inline constexpr int kLatentQuarters = 4;
+inline constexpr int kValueParts = 8;      // of a head's latent columns
 // Splits of a row's keys that the partial buffers must hold.
 inline constexpr int kPersistentSplits = 128;
 
 // Bytes of dynamic shared memory of the launch.
 std::size_t persistent_shared_bytes(const PersistentParams& p);
-// Gives the ring what else a block keeps leaves of `shared_per_block` bytes.
-void divide_shared_memory(PersistentParams& p, int shared_per_block);
+// The largest ring beside what else a block keeps in `shared_per_block` bytes.
+int most_ring_bytes(const PersistentParams& p, int shared_per_block);
 // Layers [begin, end) of the row. Reads x, position, timeline and the cache; leaves x and the row in the
 // cache.
 void run_persistent(const Launch& on, const PersistentParams& p);
