@@ -199,8 +199,9 @@ BenchReport bench_random_cpu(App& app, const Config& config, const EngineOptions
 
 BenchReport bench_random_gpu(App& app, const Config& config, const EngineOptions& engine, const cuda::DeviceInfo& device,
                              Threads& threads) {
-  const Weights weights = weights_of_shape(config, true);
+  Weights weights = weights_of_shape(config, true);
   const Placement placement = plan_on_gpu(engine, config, weights, device);
+  weights.bytes_total = static_cast<std::int64_t>(placement.weights + placement.host_experts);
   cuda::ForwardOptions options;
   options.numerics = gpu_numerics(engine, config, device);
   options.capacity = placement.capacity;
