@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kSplitKeys = 64;  // a split has a multiple of them
 constexpr int kMinRing = 128 * 1024;
-constexpr int kInFlight = 2;  // transfers of 32 KB a multiprocessor: one loses 1 %, three 2 %, six 4 %
+constexpr int kInFlight = 2;  // transfers of 32 KB a multiprocessor: one loses 1 %, three 3 %, six 4 %
 
 int shared_per_block() {
   int device = 0, bytes = 0;
