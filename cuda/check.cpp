@@ -22,9 +22,10 @@ std::string no_device_reason(cudaError_t code, int devices, int driver_version, 
       return "no CUDA device is visible";
     case cudaErrorInsufficientDriver:
       // Without a driver CUDA reports one that is too old, of version 0.
-      return driver_version == 0 ? std::string("no NVIDIA driver is installed")
-                                 : fmt::format("the NVIDIA driver is too old: it supports CUDA {}, this program needs {}",
-                                               version_text(driver_version), version_text(runtime_version));
+      return driver_version == 0
+                 ? std::string("no NVIDIA driver is installed")
+                 : fmt::format("the NVIDIA driver is too old: it supports CUDA {}, this program needs {}",
+                               version_text(driver_version), version_text(runtime_version));
     case cudaErrorDevicesUnavailable:
       return "the GPU is taken: another process has it to itself";
     default:
@@ -71,7 +72,8 @@ void check(cudaError_t code, std::string_view operation) {
     case cudaErrorNoDevice:
       throw Error(Exit::unsupported, what, "use --backend cpu");
     case cudaErrorDevicesUnavailable:
-      throw Error(Exit::unsupported, what, "another process has the GPU to itself: wait for its end, or use --backend cpu");
+      throw Error(Exit::unsupported, what,
+                  "another process has the GPU to itself: wait for its end, or use --backend cpu");
     case cudaErrorInsufficientDriver:
       throw Error(Exit::unsupported, what, "install a newer NVIDIA driver, or use --backend cpu");
     case cudaErrorNoKernelImageForDevice:
@@ -79,10 +81,12 @@ void check(cudaError_t code, std::string_view operation) {
                   "this GPU is older than compute capability 8.0; use --backend cpu");
     // GPUs other than Hopper run what the driver compiles, and this one does not know the language's version.
     case cudaErrorUnsupportedPtxVersion:
-      throw Error(Exit::unsupported, what,
-                  fmt::format("the driver cannot compile CUDA {} programs for this GPU: install a newer NVIDIA driver, or "
-                              "use --backend cpu",
-                              version_text(CUDART_VERSION)));
+      throw Error(
+          Exit::unsupported, what,
+          fmt::format(
+              "the driver cannot compile CUDA {} programs for this GPU: install a newer NVIDIA driver, or "
+              "use --backend cpu",
+              version_text(CUDART_VERSION)));
     default:
       throw Error(Exit::compute, what);
   }

@@ -19,8 +19,8 @@ Severity classify(cudaError_t code);
 // cudaErrorLaunchFailure, and one at faults::Site::memory in an allocation like cudaErrorMemoryAllocation.
 void check(cudaError_t code, std::string_view operation);
 
-// Why there is no GPU to run on, in one line. `code`: what looking for `devices` of them gave; versions as CUDA counts
-// them (13000 is 13.0), 0 for a driver that is not there.
+// Why there is no GPU to run on, in one line. `code`: what looking for `devices` of them gave; versions as
+// CUDA counts them (13000 is 13.0), 0 for a driver that is not there.
 std::string no_device_reason(cudaError_t code, int devices, int driver_version, int runtime_version);
 
 // True once a fatal error was seen: no further CUDA call may be made.

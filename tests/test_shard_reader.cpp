@@ -18,7 +18,8 @@ namespace {
 struct Copy {
   Copy() {
     for (const auto& entry : std::filesystem::directory_iterator("tests/goldens/v3"))
-      if (entry.is_regular_file()) std::filesystem::copy(entry.path(), folder.file(entry.path().filename().string()));
+      if (entry.is_regular_file())
+        std::filesystem::copy(entry.path(), folder.file(entry.path().filename().string()));
   }
   Checkpoint open(bool mmap = true) const {
     return Checkpoint::open(FileSet::directory(folder.file("")), {.mmap = mmap, .progress = {}});

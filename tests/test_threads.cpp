@@ -52,11 +52,11 @@ TEST_CASE("threads cover a range once and carry exceptions out") {
     for (auto& h : hits) CHECK(h == 50);
     std::vector<std::atomic<int>> runs(static_cast<std::size_t>(n));
     CHECK(code_of([&] {
-      threads.run([&](int i) {
-        ++runs[static_cast<std::size_t>(i)];
-        if (i == n - 1) fail(Exit::compute, "planted");
-      });
-    }) == Exit::compute);
+            threads.run([&](int i) {
+              ++runs[static_cast<std::size_t>(i)];
+              if (i == n - 1) fail(Exit::compute, "planted");
+            });
+          }) == Exit::compute);
     for (auto& r : runs) CHECK(r == 1);
     threads.for_range(0, 8, [&](std::int64_t, std::int64_t) { FAIL("nothing to do"); });
     threads.run_in_order(0, [&](std::int64_t) { FAIL("nothing to do"); });
@@ -148,7 +148,8 @@ TEST_CASE("cores: quotas of control groups, both versions, up to the root") {
   put("cpu,cpuacct/cpu.cfs_quota_us", "400000\n");
   put("cpu,cpuacct/cpu.cfs_period_us", "100000\n");
   CHECK(processor_quota("3:memory:/x\n1:cpu,cpuacct:/x\n", mount) == 4);
-  for (const char* bad : {"", "\n", ":::", "0::", "0::/", "x", "1:cpu", "1:cpu,:/x/"}) (void)processor_quota(bad, mount);
+  for (const char* bad : {"", "\n", ":::", "0::", "0::/", "x", "1:cpu", "1:cpu,:/x/"})
+    (void)processor_quota(bad, mount);
   put("b/cpu.max", "0 0\n");
   CHECK(processor_quota("0::/b\n", mount) == 1);
   CHECK(usable_cores() >= 1);

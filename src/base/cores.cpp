@@ -101,12 +101,14 @@ int usable_cores() {
   const Affinity a;
   int n = usable_processors();
   if (a.known) {
-    // One thread per physical core: hyper-threads share the bandwidth and the FMA units that a forward pass lives on.
+    // One thread per physical core: hyper-threads share the bandwidth and the FMA units that a forward pass
+    // lives on.
     std::set<std::string> cores;
     for (int i = 0; i < CPU_SETSIZE; ++i)
       if (CPU_ISSET(i, &a.set))
-        cores.insert(small_text("/sys/devices/system/cpu/cpu" + std::to_string(i) + "/topology/thread_siblings_list")
-                         .value_or(std::to_string(i)));
+        cores.insert(
+            small_text("/sys/devices/system/cpu/cpu" + std::to_string(i) + "/topology/thread_siblings_list")
+                .value_or(std::to_string(i)));
     n = static_cast<int>(cores.size());
   }
   const double quota = processor_quota(small_text("/proc/self/cgroup").value_or("0::/\n"), "/sys/fs/cgroup");

@@ -22,9 +22,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long a thread looks for work before it sleeps, if the last gap between two jobs was shorter than that, and if it
-// was not. A layer's parts follow each other within microseconds, experts in host memory within the tenth of a
-// millisecond that the GPU needs for the rest of a layer; waking a sleeper costs 5 to 50 us.
+// How long a thread looks for work before it sleeps, if the last gap between two jobs was shorter than that,
+// and if it was not. A layer's parts follow each other within microseconds, experts in host memory within the
+// tenth of a millisecond that the GPU needs for the rest of a layer; waking a sleeper costs 5 to 50 us.
 constexpr std::chrono::microseconds kLongSpin{300}, kShortSpin{20};
 // How long the caller looks at pieces in other hands before it sleeps.
 constexpr std::chrono::microseconds kLastSpin{100};
@@ -52,8 +52,8 @@ bool spin(std::chrono::microseconds limit, Ready&& ready) {
 }
 
 // What is left of one share of a job: blocks [next, end), and the number of the job. One word, so that one
-// compare-and-swap takes a piece of exactly the job that was looked at: a thread that comes late finds another number
-// and takes nothing.
+// compare-and-swap takes a piece of exactly the job that was looked at: a thread that comes late finds
+// another number and takes nothing.
 struct Share {
   static constexpr int kBits = 20;
   static constexpr std::uint64_t kMost = (std::uint64_t{1} << kBits) - 1;
@@ -77,14 +77,15 @@ struct Threads::Team {
   explicit Team(int count) : lanes(static_cast<std::size_t>(count)) {}
 
   std::vector<Lane> lanes;  // one per thread asked for
-  // Of the job under way. Written before its shares are, and not again before `left` is zero: whoever has taken a
-  // piece may read them.
+  // Of the job under way. Written before its shares are, and not again before `left` is zero: whoever has
+  // taken a piece may read them.
   FunctionRef<void(std::int64_t, std::int64_t)>* body = nullptr;
   std::exception_ptr error;
   std::mutex error_mutex;
-  // Advice, which may be stale where it is read: it decides how many blocks are taken, never which. `least` 0: one.
+  // Advice, which may be stale where it is read: it decides how many blocks are taken, never which. `least`
+  // 0: one.
   std::atomic<std::uint32_t> lanes_used{0}, least{1};
-  alignas(64) std::atomic<std::uint32_t> job{0};       // its number; incremented to begin it
+  alignas(64) std::atomic<std::uint32_t> job{0};  // its number; incremented to begin it
   std::atomic<std::uint32_t> sleepers{0};
   std::atomic<bool> stop{false};
   alignas(64) std::atomic<std::uint32_t> left{0};  // blocks not yet done
@@ -100,8 +101,8 @@ struct Threads::Team {
       const std::uint64_t smallest = least.load(std::memory_order_relaxed);
       const std::uint64_t some = smallest == 0 ? 1 : std::min(rest, std::max(rest / 2, smallest));
       begin = s.next(), end = begin + some;
-      if (word.compare_exchange_weak(s.word, Share::make(number, end, s.end()).word, std::memory_order_acq_rel,
-                                     std::memory_order_acquire))
+      if (word.compare_exchange_weak(s.word, Share::make(number, end, s.end()).word,
+                                     std::memory_order_acq_rel, std::memory_order_acquire))
         return true;
     }
     return false;
@@ -115,7 +116,8 @@ struct Threads::Team {
       if (!error) error = std::current_exception();
     }
     const auto done = static_cast<std::uint32_t>(end - begin);
-    // Sequentially consistent, as the caller's two accesses are: either it sees zero or this sees that it sleeps.
+    // Sequentially consistent, as the caller's two accesses are: either it sees zero or this sees that it
+    // sleeps.
     if (left.fetch_sub(done) == done && caller_sleeps.load()) wake(left, 1);
   }
 
@@ -135,7 +137,8 @@ struct Threads::Team {
       const auto idle = Clock::now();
       const auto changed = [&] { return job.load() != seen; };
       if (!spin(limit, changed)) {
-        // Sequentially consistent, as begin()'s two accesses are: either this sees the new job or begin() sees a sleeper.
+        // Sequentially consistent, as begin()'s two accesses are: either this sees the new job or begin()
+        // sees a sleeper.
         sleepers.fetch_add(1);
         while (!changed()) sleep_while(job, seen);
         sleepers.fetch_sub(1);
@@ -160,7 +163,8 @@ struct Threads::Team {
   }
 
   // f(begin, end) over blocks [0, n), cut into `shares` near-equal shares and those as take() does.
-  void run(std::uint64_t n, std::size_t shares, std::uint64_t smallest, FunctionRef<void(std::int64_t, std::int64_t)> f) {
+  void run(std::uint64_t n, std::size_t shares, std::uint64_t smallest,
+           FunctionRef<void(std::int64_t, std::int64_t)> f) {
     if (n == 0) return;
     body = &f;
     left.store(static_cast<std::uint32_t>(n));
@@ -168,7 +172,8 @@ struct Threads::Team {
     lanes_used.store(static_cast<std::uint32_t>(shares), std::memory_order_relaxed);
     const std::uint32_t number = job.load() + 1;
     for (std::size_t i = 0; i < shares; ++i)
-      lanes[i].share.store(Share::make(number, n * i / shares, n * (i + 1) / shares).word, std::memory_order_release);
+      lanes[i].share.store(Share::make(number, n * i / shares, n * (i + 1) / shares).word,
+                           std::memory_order_release);
     begin(number, static_cast<int>(std::min<std::uint64_t>(n - 1, workers.size())));
     help(0, number);
     wait_for_the_rest();
@@ -206,7 +211,8 @@ void Threads::run(FunctionRef<void(int)> body) {
 }
 
 void Threads::run_in_order(std::int64_t pieces, FunctionRef<void(std::int64_t)> body) {
-  if (static_cast<std::uint64_t>(pieces) > Share::kMost) fail(Exit::failure, "{} pieces of work in one job", pieces);
+  if (static_cast<std::uint64_t>(pieces) > Share::kMost)
+    fail(Exit::failure, "{} pieces of work in one job", pieces);
   team_->run(static_cast<std::uint64_t>(pieces), 1, 0, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) body(i);
   });
@@ -220,8 +226,10 @@ void Threads::for_range(std::int64_t n, std::int64_t multiple,
   const std::int64_t fine = (n + multiple - 1) / multiple, block = multiple * ((fine + most - 1) / most);
   const std::int64_t blocks = (n + block - 1) / block, shares = std::min<std::int64_t>(count(), blocks);
   // A share is taken in four pieces, the last two an eighth of it each; alone, in one.
-  const std::int64_t smallest = team_->workers.empty() ? blocks : std::max<std::int64_t>(1, blocks / (8 * shares));
-  team_->run(static_cast<std::uint64_t>(blocks), static_cast<std::size_t>(shares), static_cast<std::uint64_t>(smallest),
+  const std::int64_t smallest =
+      team_->workers.empty() ? blocks : std::max<std::int64_t>(1, blocks / (8 * shares));
+  team_->run(static_cast<std::uint64_t>(blocks), static_cast<std::size_t>(shares),
+             static_cast<std::uint64_t>(smallest),
              [&](std::int64_t begin, std::int64_t end) { body(begin * block, std::min(n, end * block)); });
 }
 

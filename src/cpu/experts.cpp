@@ -52,7 +52,8 @@ std::vector<Job> jobs_of(const RoutedCall& call) {
   return jobs;
 }
 
-// Bytes of weights that a piece of work reads, about: 10 us of a core, so that a slow one delays the others little.
+// Bytes of weights that a piece of work reads, about: 10 us of a core, so that a slow one delays the others
+// little.
 constexpr std::int64_t kPieceBytes = 128 << 10;
 
 std::int64_t rows_per_piece(const Linear& l, std::int64_t matrices) {
@@ -60,30 +61,38 @@ std::int64_t rows_per_piece(const Linear& l, std::int64_t matrices) {
   return kPanelRows * std::max<std::int64_t>(1, kPieceBytes / panel);
 }
 
-// Experts that share a layout of x and of the hidden activations, as one list of pieces: gate and up of every expert,
-// then down of every expert. No barrier lies between: when the first down is begun, the first expert's hidden
-// activations have long been done.
+// Experts that share a layout of x and of the hidden activations, as one list of pieces: gate and up of every
+// expert, then down of every expert. No barrier lies between: when the first down is begun, the first
+// expert's hidden activations have long been done.
 class Group {
  public:
   Group(const Machine& m, const RoutedCall& call, const Input& x, std::span<Job> jobs)
-      : m_(m), call_(call), x_(x), jobs_(jobs), down_(jobs.front().expert->down), hidden_(down_, number_rows(jobs)) {
+      : m_(m),
+        call_(call),
+        x_(x),
+        jobs_(jobs),
+        down_(jobs.front().expert->down),
+        hidden_(down_, number_rows(jobs)) {
     hidden_.prepare(call.rounding);
     gate_rows_ = rows_per_piece(jobs.front().expert->gate, 2);
     down_rows_ = rows_per_piece(down_, 1);
     gate_pieces_ = pieces(down_.cols, gate_rows_);
     down_pieces_ = pieces(down_.rows, down_rows_);
     state_ = std::vector<State>(jobs.size());
-    for (State& s : state_) s.left = gate_pieces_, s.hidden_done = gate_pieces_ == 0;  // a rank without a share
+    for (State& s : state_)
+      s.left = gate_pieces_, s.hidden_done = gate_pieces_ == 0;  // a rank without a share
   }
 
   void run() {
     const std::int64_t first_down = static_cast<std::int64_t>(jobs_.size()) * gate_pieces_;
-    m_.threads.run_in_order(first_down + static_cast<std::int64_t>(jobs_.size()) * down_pieces_, [&](std::int64_t i) {
-      if (i < first_down)
-        gate_up_piece(static_cast<std::size_t>(i / gate_pieces_), i % gate_pieces_);
-      else
-        down_piece(static_cast<std::size_t>((i - first_down) / down_pieces_), (i - first_down) % down_pieces_);
-    });
+    m_.threads.run_in_order(first_down + static_cast<std::int64_t>(jobs_.size()) * down_pieces_,
+                            [&](std::int64_t i) {
+                              if (i < first_down)
+                                gate_up_piece(static_cast<std::size_t>(i / gate_pieces_), i % gate_pieces_);
+                              else
+                                down_piece(static_cast<std::size_t>((i - first_down) / down_pieces_),
+                                           (i - first_down) % down_pieces_);
+                            });
   }
 
  private:
@@ -107,7 +116,8 @@ class Group {
     // Also after an exception: nobody may wait for this expert for ever.
     const auto done = [&](void*) {
       if (state_[j].left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-      hidden_.finish_rows(job.first_row, job.first_row + static_cast<std::int64_t>(job.slots.size()), call_.rounding);
+      hidden_.finish_rows(job.first_row, job.first_row + static_cast<std::int64_t>(job.slots.size()),
+                          call_.rounding);
       state_[j].hidden_done.store(true, std::memory_order_release);
     };
     const std::unique_ptr<Group, decltype(done)> at_end(this, done);
@@ -119,12 +129,14 @@ class Group {
       out.push_back(hidden_.row(job.first_row + static_cast<std::int64_t>(i)));
     }
     const std::int64_t begin = piece * gate_rows_;
-    gate_up(m_.kernels, job.expert->gate, job.expert->up, begin, std::min(begin + gate_rows_, down_.cols), in, out);
+    gate_up(m_.kernels, job.expert->gate, job.expert->up, begin, std::min(begin + gate_rows_, down_.cols), in,
+            out);
   }
 
   void down_piece(std::size_t j, std::int64_t piece) {
     const Job& job = jobs_[j];
-    // All of its pieces were begun before this one: it is about to come true, unless a processor was taken away.
+    // All of its pieces were begun before this one: it is about to come true, unless a processor was taken
+    // away.
     for (int looks = 0; !state_[j].hidden_done.load(std::memory_order_acquire); ++looks) {
       __builtin_ia32_pause();
       if (looks > 1000) std::this_thread::yield();
@@ -133,7 +145,8 @@ class Group {
     std::vector<ProductRow> in;
     for (std::size_t i = 0; i < job.slots.size(); ++i) {
       const std::int64_t row = job.first_row + static_cast<std::int64_t>(i);
-      in.push_back({hidden_.blocks(row), hidden_.scales(row), call_.expert_out + job.slots[i] * down_.rows + begin});
+      in.push_back(
+          {hidden_.blocks(row), hidden_.scales(row), call_.expert_out + job.slots[i] * down_.rows + begin});
     }
     product(m_.kernels, job.expert->down, begin, std::min(begin + down_rows_, down_.rows), in);
   }
@@ -160,15 +173,16 @@ constexpr std::int64_t kGroupWork = 8'000'000'000;
 void mlp(const Machine& m, const Mlp& w, std::span<const float> x, Rounding rounding, float* y) {
   const Input in(m, w.gate, x, rounding);
   Input hidden(w.down, in.rows());
-  m.threads.for_range(w.gate.rows, share_rows(w.gate, 2 * in.rows()), [&](std::int64_t begin, std::int64_t end) {
-    std::vector<ProductRow> rows;
-    std::vector<float*> out;
-    for (std::int64_t t = 0; t < in.rows(); ++t) {
-      rows.push_back({in.blocks(t), in.scales(t), nullptr});
-      out.push_back(hidden.row(t));
-    }
-    gate_up(m.kernels, w.gate, w.up, begin, end, rows, out);
-  });
+  m.threads.for_range(w.gate.rows, share_rows(w.gate, 2 * in.rows()),
+                      [&](std::int64_t begin, std::int64_t end) {
+                        std::vector<ProductRow> rows;
+                        std::vector<float*> out;
+                        for (std::int64_t t = 0; t < in.rows(); ++t) {
+                          rows.push_back({in.blocks(t), in.scales(t), nullptr});
+                          out.push_back(hidden.row(t));
+                        }
+                        gate_up(m.kernels, w.gate, w.up, begin, end, rows, out);
+                      });
   hidden.finish(m, rounding);
   product(m, w.down, hidden, y);
 }

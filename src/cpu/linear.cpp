@@ -260,7 +260,8 @@ void Input::finish_rows(std::int64_t begin, std::int64_t end, Rounding rounding)
 void Input::finish(const Machine& m, Rounding rounding) {
   if (rounding.type == ActivationType::f32) return;
   prepare(rounding);
-  for_rows(m.threads, rows_, [&](std::int64_t begin, std::int64_t end) { finish_rows(begin, end, rounding); });
+  for_rows(m.threads, rows_,
+           [&](std::int64_t begin, std::int64_t end) { finish_rows(begin, end, rounding); });
 }
 
 void Input::round_row(std::int64_t t, Rounding rounding) {
@@ -306,7 +307,8 @@ void product(const Kernels& k, const Linear& w, std::int64_t begin, std::int64_t
 std::int64_t share_rows(const Linear& w, std::int64_t rows) {
   // Codes times rows of x: 2 to 3 us of a core, several times what handing a piece over costs.
   constexpr std::int64_t kWork = 32 << 10;
-  const std::int64_t panel = kPanelRows * std::max<std::int64_t>(w.cols * w.format.bits / 8, 1) * std::max<std::int64_t>(rows, 1);
+  const std::int64_t panel =
+      kPanelRows * std::max<std::int64_t>(w.cols * w.format.bits / 8, 1) * std::max<std::int64_t>(rows, 1);
   return kPanelRows * std::max<std::int64_t>(1, kWork / panel);
 }
 

@@ -57,8 +57,8 @@ class Input {
   std::int64_t rows() const { return rows_; }
   // Rounds every row in place. Before it, and only for f32, products read the rows as they are.
   void finish(const Machine& m, Rounding rounding);
-  // The same in parts, for rows that are filled at different times: prepare() once and before any row is finished,
-  // then finish_rows() for every row, on any threads.
+  // The same in parts, for rows that are filled at different times: prepare() once and before any row is
+  // finished, then finish_rows() for every row, on any threads.
   void prepare(Rounding rounding);
   void finish_rows(std::int64_t begin, std::int64_t end, Rounding rounding);
 
@@ -90,8 +90,8 @@ struct ProductRow {
 void product(const Kernels& k, const Linear& w, std::int64_t begin, std::int64_t end,
              std::span<const ProductRow> rows);
 
-// Rows of `w`, a multiple of kPanelRows, that are worth a thread for `rows` rows of x: smaller shares cost more to hand
-// over than to compute.
+// Rows of `w`, a multiple of kPanelRows, that are worth a thread for `rows` rows of x: smaller shares cost
+// more to hand over than to compute.
 std::int64_t share_rows(const Linear& w, std::int64_t rows);
 
 // All of y (x.rows(), w.rows), on all threads that have work enough.

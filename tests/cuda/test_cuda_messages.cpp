@@ -41,8 +41,8 @@ TEST_CASE("gpu messages: no driver, an old one, no device, an old or a busy one 
 
 TEST_CASE("gpu messages: each failure before the first kernel has its exit code and its remedy") {
   std::set<std::string> remedies;
-  for (cudaError_t code : {cudaErrorInsufficientDriver, cudaErrorUnsupportedPtxVersion, cudaErrorNoKernelImageForDevice,
-                           cudaErrorNoDevice, cudaErrorDevicesUnavailable}) {
+  for (cudaError_t code : {cudaErrorInsufficientDriver, cudaErrorUnsupportedPtxVersion,
+                           cudaErrorNoKernelImageForDevice, cudaErrorNoDevice, cudaErrorDevicesUnavailable}) {
     const Error e = error_of(code);
     CHECK(e.code() == Exit::unsupported);
     CHECK(has(e.what(), "cudaProbe()"));
