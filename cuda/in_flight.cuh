@@ -8,6 +8,8 @@
 //   step s of a row, lane l: columns [s 32 V + l V, + V), V = 16 (FP8), 8 (BF16), 4 (F32): 512 bytes
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/kernel.cuh"
 
 namespace fathom::cuda {
@@ -15,6 +17,19 @@ namespace fathom::cuda {
 inline constexpr int kItemVectors = 8;
 template <int R>
 inline constexpr int kItemSteps = kItemVectors / R;
+
+// Rows of `steps` steps are cut into 2^n parts of at most `most` steps, whatever the number of rows.
+inline int parts_log2(int steps, int most) {
+  int n = 0;
+  while (steps > most << n) ++n;
+  return n;
+}
+// Two blocks share a multiprocessor, if their input leaves room; a block has an item for each warp, and no
+// more than there is room for sums.
+inline int blocks_of(const Launch& on, int items, int staged_floats) {
+  const int full = on.multiprocessors * (staged_floats > 24 * 1024 ? 1 : 2);
+  return std::max(std::min((items + kWarps - 1) / kWarps, full), (items + 1023) / 1024);
+}
 
 // Steps [step, end) of R rows; end - step <= kItemSteps<R>.
 template <int R>
@@ -87,8 +102,11 @@ __device__ __forceinline__ void add_item(float (&sum)[R][TT], Vector (&vector)[k
   for (int first = 0; first < kItemVectors; first += 2) {
     __syncwarp();
 #pragma unroll
-    for (int i = first; i < first + 2; ++i)
-      if (i / R < steps) add_vector<C>(sum[i % R], vector[i], x + i / R * 32 * Vec<C>::kValues, columns);
+    for (int s = first / R; s < first / R + 2 / R; ++s)
+      if (s < steps)
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+          add_vector<C>(sum[r], vector[s * R + r], x + s * 32 * Vec<C>::kValues, columns);
 #pragma unroll
     for (int i = first; i < first + 2; ++i) load_vector<C>(vector[i], next, i);
   }

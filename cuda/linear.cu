@@ -122,13 +122,6 @@ __global__ void __launch_bounds__(kThreads, 2) gemv_kernel(const __grid_constant
   }
 }
 
-// Two blocks share a multiprocessor; a block has an item for each warp, and no more than there is room for
-// sums.
-int blocks_of(const Launch& on, int items, int staged_floats) {
-  const int full = on.multiprocessors * (staged_floats > 24 * 1024 ? 1 : 2);
-  return std::max(std::min((items + kWarps - 1) / kWarps, full), (items + 1023) / 1024);
-}
-
 template <Code C, int TT, int R>
 void launch_gemv(const Launch& on, const GemvParams& p) {
   constexpr int V = Vec<C>::kValues;

@@ -1,4 +1,4 @@
-// The router's choice for one row, by one block: scores, groups, top-k, weights.
+// The router's choice for one row, by one warp: scores, groups, top-k, weights.
 #pragma once
 
 #include "cuda/kernel.cuh"
@@ -10,13 +10,23 @@ inline constexpr int kMaxChosen = 32;
 inline constexpr int kMaxGroups = 64;
 
 struct RouterScratch {
-  float score[kMaxExperts];   // softmax or sigmoid
-  float choice[kMaxExperts];  // what is ranked: score plus bias, -inf outside the groups kept
+  float score[kMaxExperts];   // softmax or sigmoid; before, the logits
+  unsigned key[kMaxExperts];  // what is ranked: score plus bias
   float group[kMaxGroups];
-  int before[kWarps + 1];  // chosen experts in the warps before
-  int id[kMaxChosen];      // ascending
+  int id[kMaxChosen];  // ascending
   float weight[kMaxChosen];
 };
+
+// Orders as the numbers do, NaN lowest; 0 is left for experts that are out of the question.
+__device__ __forceinline__ unsigned order_key(float x) {
+  if (isnan(x)) x = -INFINITY;
+  if (x == 0) x = 0;  // both zeros are equal
+  const unsigned bits = __float_as_uint(x);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float key_value(unsigned key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
 
 // Score of group g: the largest choice in it, or the sum of the two largest.
 __device__ __forceinline__ float group_score(const RouterParams& p, const float* choice, int g) {
@@ -32,78 +42,93 @@ __device__ __forceinline__ float group_score(const RouterParams& p, const float*
   return p.group_sum && size > 1 ? __fadd_rn(first, second) : first;
 }
 
-// Ranks are counted rather than sorted: expert e is chosen when fewer than `chosen` experts come before it (a
-// larger choice, or an equal one with a lower id). Every thread of the block takes part; the result is in
-// scratch.id and scratch.weight, visible to all on return. `logits`: (experts).
+// The same by one warp, of keys.
+__device__ __forceinline__ float group_score_of_keys(const RouterParams& p, const unsigned* key, int g) {
+  const int size = p.experts / p.groups, lane = threadIdx.x % 32;
+  unsigned first = 0, second = 0;
+  for (int i = lane; i < size; i += 32) {
+    const unsigned k = key[g * size + i];
+    second = max(second, min(first, k)), first = max(first, k);
+  }
+  const unsigned best = __reduce_max_sync(~0u, first);
+  if (!p.group_sum || size == 1) return key_value(best);
+  const bool owner = __ffs(__ballot_sync(~0u, first == best)) - 1 == lane;
+  return __fadd_rn(key_value(best), key_value(__reduce_max_sync(~0u, owner ? second : first)));
+}
+
+// The `chosen` largest keys, of equals the lowest id, by one warp: ids ascending.
+__device__ __forceinline__ void take_largest(const RouterParams& p, RouterScratch& s) {
+  const int lane = threadIdx.x % 32;
+  unsigned mine = 0;  // bit i: expert i * 32 + lane is chosen; its key is only read and written by this lane
+#pragma unroll 1
+  for (int k = 0; k < p.chosen; ++k) {
+    unsigned best = 0, where = 0;
+#pragma unroll 8
+    for (int e = lane; e < p.experts; e += 32)
+      if (s.key[e] > best) best = s.key[e], where = static_cast<unsigned>(e);
+    const unsigned top = __reduce_max_sync(~0u, best);
+    const unsigned id = __reduce_min_sync(~0u, best == top ? where : ~0u);
+    if (id % 32 == lane) s.key[id] = 0, mine |= 1u << id / 32;
+  }
+  int taken = 0;
+  for (int i = 0; i * 32 < p.experts; ++i) {
+    const unsigned mask = __ballot_sync(~0u, mine >> i & 1);
+    const int slot = taken + __popc(mask & ((1u << lane) - 1));
+    if (mine >> i & 1) s.id[slot] = i * 32 + lane;
+    taken += __popc(mask);
+  }
+}
+
+// The router's choice for a row, by one warp; the result is in scratch.id and scratch.weight, visible to its
+// lanes. `logits`: (experts).
 __device__ inline void choose_experts_of_row(const RouterParams& p, const float* logits, RouterScratch& s) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float maximum = 0, sum = 1;
+  const int lane = threadIdx.x % 32;
+  float maximum = -INFINITY, sum = 0;
+#pragma unroll 8
+  for (int e = lane; e < p.experts; e += 32) {
+    s.score[e] = logits[e];
+    maximum = fmaxf(maximum, s.score[e]);
+  }
   if (!p.sigmoid) {
-    // Every warp computes the same two numbers: cheaper than a barrier.
-    maximum = -INFINITY;
-    for (int e = lane; e < p.experts; e += 32) maximum = fmaxf(maximum, logits[e]);
     maximum = warp_max(maximum);
-    sum = 0;
-    for (int e = lane; e < p.experts; e += 32) sum = __fadd_rn(sum, expf(__fsub_rn(logits[e], maximum)));
+    for (int e = lane; e < p.experts; e += 32) sum = __fadd_rn(sum, expf(__fsub_rn(s.score[e], maximum)));
     sum = warp_sum(sum);
   }
-  for (int e = threadIdx.x; e < p.experts; e += kThreads) {
-    const float z = logits[e];
+#pragma unroll 4
+  for (int e = lane; e < p.experts; e += 32) {
+    const float z = s.score[e];
     const float score =
         p.sigmoid ? __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-z))) : __fdiv_rn(expf(__fsub_rn(z, maximum)), sum);
     s.score[e] = score;
-    const float choice = p.bias == nullptr ? score : __fadd_rn(score, p.bias[e]);
-    s.choice[e] =
-        isnan(choice) ? -INFINITY : choice;  // NaN is masked, so that there are `chosen` experts at all
+    s.key[e] = order_key(p.bias == nullptr ? score : __fadd_rn(score, p.bias[e]));
   }
-  if (threadIdx.x < kMaxChosen) s.id[threadIdx.x] = 0;  // defined even when every score is NaN
-  __syncthreads();                                      // scores are complete
+  __syncwarp();  // scores and keys are complete
   if (p.groups > 1) {
-    if (threadIdx.x < p.groups) s.group[threadIdx.x] = group_score(p, s.choice, threadIdx.x);
-    __syncthreads();  // group scores are complete, choices have been read
-    for (int e = threadIdx.x; e < p.experts; e += kThreads) {
+    for (int g = 0; g < p.groups; ++g) {
+      const float score = group_score_of_keys(p, s.key, g);
+      if (lane == 0) s.group[g] = score;
+    }
+    __syncwarp();  // group scores are complete, keys have been read
+    for (int e = lane; e < p.experts; e += 32) {
       const int g = e / (p.experts / p.groups);
       int better = 0;
       for (int other = 0; other < p.groups; ++other)
         better += s.group[other] > s.group[g] || (s.group[other] == s.group[g] && other < g);
-      if (better >= p.groups_kept) s.choice[e] = -INFINITY;
+      if (better >= p.groups_kept) s.key[e] = order_key(-INFINITY);
     }
-    __syncthreads();  // masks are complete
   }
-  int taken = 0;  // chosen experts in earlier rounds of kThreads experts
-  for (int base = 0; base < p.experts; base += kThreads) {
-    const int e = base + threadIdx.x;
-    bool chosen = false;
-    if (e < p.experts) {
-      const float mine = s.choice[e];
-      int before = 0;
-#pragma unroll 4
-      for (int other = 0; other < p.experts; ++other)
-        before += s.choice[other] > mine || (s.choice[other] == mine && other < e);
-      chosen = before < p.chosen;
+  take_largest(p, s);
+  __syncwarp();  // ids are visible
+  if (lane < p.chosen) {
+    float weight = s.score[s.id[lane]];
+    if (p.normalise) {
+      float total = 0;
+      for (int i = 0; i < p.chosen; ++i) total = __fadd_rn(total, s.score[s.id[i]]);
+      weight = __fdiv_rn(weight, __fadd_rn(total, 1e-20f));
     }
-    const unsigned mask = __ballot_sync(~0u, chosen);
-    if (lane == 0) s.before[warp] = __popc(mask);
-    __syncthreads();  // counts of all warps are visible
-    int slot = taken + __popc(mask & ((1u << lane) - 1));
-    for (int w = 0; w < warp; ++w) slot += s.before[w];
-    for (int w = 0; w < kWarps; ++w) taken += s.before[w];
-    if (chosen && slot < p.chosen) s.id[slot] = e, s.weight[slot] = s.score[e];
-    __syncthreads();  // counts are read before the next round overwrites them; ids are visible
+    s.weight[lane] = __fmul_rn(weight, p.factor);
   }
-  float factor = p.factor;
-  if (p.normalise) {
-    float total = 0;
-    for (int i = 0; i < p.chosen; ++i) total = __fadd_rn(total, s.weight[i]);
-    factor = 0;
-    if (threadIdx.x < p.chosen)
-      factor = __fmul_rn(__fdiv_rn(s.weight[threadIdx.x], __fadd_rn(total, 1e-20f)), p.factor);
-  } else if (threadIdx.x < p.chosen) {
-    factor = __fmul_rn(s.weight[threadIdx.x], p.factor);
-  }
-  __syncthreads();  // every thread has read the weights
-  if (threadIdx.x < p.chosen) s.weight[threadIdx.x] = factor;
-  __syncthreads();  // ids and weights are visible
+  __syncwarp();  // weights are visible
 }
 
 }  // namespace fathom::cuda
