@@ -141,7 +141,7 @@ $(BUILD)/%.cu.o: %.cu | $(BUILD)/.deps
 	@echo "  NVCC $<"
 	@$(NVCC) $(NVCCFLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
 
--include $(LIB_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(BUILD)/main.d
+-include $(LIB_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(BUILD)/main.d $(wildcard $(BUILD)/tests/cuda/bench/*.d)
 
 demo: fathom
 	@scripts/demo.sh ./fathom
