@@ -734,7 +734,7 @@ void CudaForward::read_bytes(const std::byte* from, void* to, std::size_t bytes)
 
 void CudaForward::write_bytes(std::byte* to, const void* from, std::size_t bytes) {
   synchronize();
-  FATHOM_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  copy_to_device(to, from, bytes);
 }
 
 void CudaForward::read_cache(int index, std::uint32_t timeline, std::int32_t position, std::span<float> out) {

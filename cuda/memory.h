@@ -43,6 +43,12 @@ inline Stream make_stream() {
   FATHOM_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
   return Stream(s);
 }
+// Copies to the device; the bytes are there when it returns. cudaMemcpy alone may return while they are on their way
+// from pageable memory, and no stream of make_stream() waits for it.
+inline void copy_to_device(void* to, const void* from, std::size_t bytes) {
+  FATHOM_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  FATHOM_CUDA(cudaStreamSynchronize(cudaStreamLegacy));
+}
 inline Event make_event(bool timing = true) {
   cudaEvent_t e = nullptr;
   FATHOM_CUDA(cudaEventCreateWithFlags(&e, timing ? cudaEventDefault : cudaEventDisableTiming));

@@ -252,7 +252,7 @@ std::unique_ptr<PersistentPlan> plan_persistent(const Launch& on, const std::vec
   plan->memory =
       Arena(table_bytes + schedule_bytes + value_bytes + grid_counters_bytes() + word_bytes + 4 * 256);
   auto* device_table = plan->memory.take(table_bytes);
-  FATHOM_CUDA(cudaMemcpy(device_table, table.data(), table_bytes, cudaMemcpyHostToDevice));
+  copy_to_device(device_table, table.data(), table_bytes);
   p.layers = reinterpret_cast<const PersistentLayer*>(device_table);
   p.value = reinterpret_cast<float*>(plan->memory.take(value_bytes));
   auto* device_schedule = plan->memory.take(schedule_bytes);

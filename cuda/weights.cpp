@@ -117,7 +117,7 @@ class Loader {
   const float* vector(const std::vector<float>& v) {
     if (v.empty()) return nullptr;
     std::byte* p = out_.memory.take(v.size() * sizeof(float));
-    FATHOM_CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(float), cudaMemcpyHostToDevice));
+    copy_to_device(p, v.data(), v.size() * sizeof(float));
     return reinterpret_cast<const float*>(p);
   }
 
@@ -240,8 +240,7 @@ class Loader {
     d.first_expert = pointers.front();
     d.expert_bytes = even_distance(pointers);
     std::byte* p = out_.memory.take(pointers.size() * sizeof(ExpertPointers));
-    FATHOM_CUDA(
-        cudaMemcpy(p, pointers.data(), pointers.size() * sizeof(ExpertPointers), cudaMemcpyHostToDevice));
+    copy_to_device(p, pointers.data(), pointers.size() * sizeof(ExpertPointers));
     d.experts = reinterpret_cast<const ExpertPointers*>(p);
   }
 

@@ -58,7 +58,7 @@ struct Attention {
     std::vector<std::uint16_t> bits(values.size());
     for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = float_to_bf16(values[i]);
     std::byte* to = device.take(bits.size() * 2);
-    FATHOM_CUDA(cudaMemcpy(to, bits.data(), bits.size() * 2, cudaMemcpyHostToDevice));
+    cuda::copy_to_device(to, bits.data(), bits.size() * 2);
     return to;
   }
 
@@ -66,7 +66,7 @@ struct Attention {
   void poison(std::uint32_t timeline, std::int32_t position) {
     const std::vector<std::uint16_t> nan(static_cast<std::size_t>(capacity - position - 1) * kRow, 0x7fc0);
     std::byte* at = cache + (std::int64_t{timeline} * capacity + position + 1) * kRow * 2;
-    FATHOM_CUDA(cudaMemcpy(at, nan.data(), nan.size() * 2, cudaMemcpyHostToDevice));
+    cuda::copy_to_device(at, nan.data(), nan.size() * 2);
   }
 
   // Normalised latents (rows, heads, latent) of rows at first, first + 1, ... with queries from first_query
@@ -75,7 +75,7 @@ struct Attention {
                          int first_query = 0, bool one_split = false) {
     std::vector<std::int32_t> host(16, static_cast<std::int32_t>(timeline));
     for (int t = 0; t < count; ++t) host[static_cast<std::size_t>(t)] = first + t;
-    FATHOM_CUDA(cudaMemcpy(rows, host.data(), 64, cudaMemcpyHostToDevice));
+    cuda::copy_to_device(rows, host.data(), 64);
     AttendParams p;
     p.shape = {heads, 128, 64, 128, kLatent, kRow, kScale};
     p.q_absorbed = q + std::int64_t{first_query} * heads * kRow * 2;
