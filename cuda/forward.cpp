@@ -595,7 +595,8 @@ ForwardResult CudaForward::forward(const ForwardCall& call) {
     fail(Exit::failure, "the MTP stack was asked for, but its weights were not loaded");
   FATHOM_CUDA(cudaSetDevice(options_.device));
   ForwardResult result;
-  result.logits.reserve(call.logit_rows.size() * static_cast<std::size_t>(config_.vocab_size));
+  if (!call.take_logits)
+    result.logits.reserve(call.logit_rows.size() * static_cast<std::size_t>(config_.vocab_size));
   std::size_t logit = 0, hidden = 0;
   const int total = static_cast<int>(call.rows.size());
   for (int begin = 0; begin < total;) {
@@ -643,25 +644,30 @@ void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResu
     if (rows.front().role == Role::prompt) settle();
     return;
   }
-  if (!logit_rows.empty()) collect_logits(pass, call.stack, logit_rows, all, result);
+  if (!logit_rows.empty()) collect_logits(pass, call, begin, logit_rows, all, result);
   if (!hidden_rows.empty()) collect_hidden(pass, call.stack, hidden_rows, result);
   settle();
 }
 
-void CudaForward::collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed,
-                                 ForwardResult& result) {
+void CudaForward::collect_logits(const Pass& pass, const ForwardCall& call, int begin,
+                                 std::span<const int> wanted, bool computed, ForwardResult& result) {
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   for (std::size_t first = 0; first < wanted.size(); first += kLogitRows) {
     const std::size_t count = std::min<std::size_t>(kLogitRows, wanted.size() - first);
     if (!computed) {
       set_wanted(wanted.subspan(first, count));
-      logits(pass, stack, static_cast<int>(count), true);
+      logits(pass, call.stack, static_cast<int>(count), true);
     }
     FATHOM_CUDA(cudaMemcpyAsync(staging_.data(), work<float>(Work::logits), count * vocab * sizeof(float),
                                 cudaMemcpyDeviceToHost, stream_.get()));
     synchronize();
     const auto* values = reinterpret_cast<const float*>(staging_.data());
-    result.logits.insert(result.logits.end(), values, values + count * vocab);
+    if (!call.take_logits) {
+      result.logits.insert(result.logits.end(), values, values + count * vocab);
+      continue;
+    }
+    for (std::size_t i = 0; i < count; ++i)
+      call.take_logits(begin + wanted[first + i], {values + i * vocab, vocab});
   }
 }
 

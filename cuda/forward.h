@@ -167,7 +167,7 @@ class CudaForward final : public Forward {
   // What `enqueue` puts on the stream, as a graph.
   GraphExec capture(const std::function<void()>& enqueue);
   void run_layers(const Pass& pass, const ForwardCall& call, bool all_logits);
-  void collect_logits(const Pass& pass, Stack stack, std::span<const int> wanted, bool computed,
+  void collect_logits(const Pass& pass, const ForwardCall& call, int begin, std::span<const int> wanted, bool computed,
                       ForwardResult& result);
   void collect_hidden(const Pass& pass, Stack stack, std::span<const int> wanted, ForwardResult& result);
   void set_wanted(std::span<const int> rows);

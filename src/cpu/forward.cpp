@@ -320,8 +320,12 @@ ForwardResult CpuForward::forward(const ForwardCall& call) {
   last_poll_ = std::chrono::steady_clock::now();
   ForwardResult result;
   for (std::size_t begin = 0; begin < call.rows.size();) {
+    // At most 64 MiB of logits at a time.
+    const std::size_t vocab = static_cast<std::size_t>(config_.vocab_size),
+                      fit = std::max<std::size_t>((64u << 20) / sizeof(float) / vocab, 1),
+                      most = call.take_logits ? std::min(chunk_rows(), fit) : chunk_rows();
     std::size_t end = begin + 1;
-    while (end < call.rows.size() && end - begin < chunk_rows() &&
+    while (end < call.rows.size() && end - begin < most &&
            call.rows[end].role == call.rows[begin].role)
       ++end;
     run_chunk(call, begin, end, result);
@@ -375,7 +379,12 @@ void CpuForward::run_chunk(const ForwardCall& call, std::size_t begin, std::size
     if (observer) observer(step, a);
     poll();
   }
-  result.logits.insert(result.logits.end(), a.logits.begin(), a.logits.end());
+  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+  if (call.take_logits)
+    for (std::size_t i = 0; i < logit_rows.size(); ++i)
+      call.take_logits(static_cast<int>(begin) + logit_rows[i], std::span(a.logits).subspan(i * vocab, vocab));
+  else
+    result.logits.insert(result.logits.end(), a.logits.begin(), a.logits.end());
   for (int i : places(a.wanted, hidden_rows)) {
     const float* row = a.normed.data() + static_cast<std::size_t>(i) * n;
     result.hidden.insert(result.hidden.end(), row, row + n);

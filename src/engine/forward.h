@@ -37,6 +37,9 @@ struct ForwardCall {
   std::span<const int> hidden_rows;
   // Asks a pass that can draw to keep the logits instead of returning them: exactly one logit row, one call at a time.
   bool keep_logits = false;
+  // Where set: takes the logits of logit_rows one by one, in order, with their index into `rows`, as they are
+  // computed; none are returned. So that the logits of a long text need no room.
+  std::function<void(int row, std::span<const float> logits)> take_logits;
 };
 
 struct ForwardResult {

@@ -16,7 +16,8 @@ void check_room(std::size_t needed, std::int32_t capacity) {
 
 }  // namespace
 
-std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted, bool keep) {
+std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted, bool keep,
+                                    const std::function<void(int, std::span<const float>)>& take) {
   std::vector<Row> rows(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i)
     rows[i] = {ids[i], static_cast<std::int32_t>(ids_.size() + i), index_, role};
@@ -24,6 +25,7 @@ std::vector<float> Timeline::extend(std::span<const std::int32_t> ids, Role role
   call.rows = rows;
   call.logit_rows = wanted;
   call.keep_logits = keep && !wanted.empty() && forward_->can_draw();
+  call.take_logits = take;
   ForwardResult result = forward_->forward(call);
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   last_role_ = role;
@@ -117,18 +119,15 @@ void Timeline::score(std::span<const std::int32_t> ids,
                      const std::function<void(std::size_t, std::span<const float>)>& visit) {
   check_room(ids.size(), capacity());
   ids_.clear();
-  const auto vocab = static_cast<std::size_t>(forward_->config().vocab_size);
-  // At most 64 MiB of logits at a time.
-  const std::size_t chunk_rows =
-      std::clamp<std::size_t>((64u << 20) / sizeof(float) / vocab, 1, forward_->prompt_chunk());
+  // In the pass's own chunks: where keys and values of the whole context are made for each of them, shorter ones
+  // cost more.
   while (ids_.size() < ids.size()) {
     const std::size_t begin = ids_.size();
-    const auto chunk = ids.subspan(begin, std::min(chunk_rows, ids.size() - begin));
+    const auto chunk = ids.subspan(begin, std::min(forward_->prompt_chunk(), ids.size() - begin));
     std::vector<int> wanted(chunk.size());
     std::iota(wanted.begin(), wanted.end(), 0);
-    const std::vector<float> logits = extend(chunk, Role::prompt, wanted);
-    for (std::size_t i = 0; i < chunk.size(); ++i)
-      visit(begin + i, std::span(logits).subspan(i * vocab, vocab));
+    extend(chunk, Role::prompt, wanted, false,
+           [&](int row, std::span<const float> logits) { visit(begin + static_cast<std::size_t>(row), logits); });
   }
 }
 

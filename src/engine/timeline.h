@@ -55,8 +55,9 @@ class Timeline {
   void score(std::span<const std::int32_t> ids, const std::function<void(std::size_t, std::span<const float>)>& visit);
 
  private:
-  // Appends rows of one role and returns the logits of the wanted ones (indices into `ids`).
-  std::vector<float> extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted, bool keep = false);
+  // Appends rows of one role and returns the logits of the wanted ones (indices into `ids`), or hands them to `take`.
+  std::vector<float> extend(std::span<const std::int32_t> ids, Role role, std::span<const int> wanted, bool keep = false,
+                            const std::function<void(int, std::span<const float>)>& take = {});
   std::vector<float> bring_to(std::span<const std::int32_t> ids, const std::function<void(std::size_t)>& progress, bool keep);
   Forward* forward_;
   std::uint32_t index_;
