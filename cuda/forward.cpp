@@ -309,7 +309,7 @@ void CudaForward::attn_out(const Pass& pass, const DeviceLayer& l) {
   float* out = work<float>(direct ? Work::x : Work::delta);
   const Input in{work<float>(Work::attn), cols, cols, nullptr, 0, pass.round, nullptr};
   if (pass.tensor_cores) {
-    operand(pass, in, true);
+    if (!pass.fused) operand(pass, in, true);
     GemmParams p = gemm_params(pass, l.o_proj, true);
     p.out = out;
     p.out_stride = config_.hidden_size;
@@ -540,10 +540,16 @@ void CudaForward::all_layers(const Pass& pass, Stack stack) {
     embed_rows(pass, stack);
     return run_persistent(on_, persistent_->params);
   }
+  if (pass.fused)
+    rotation_table(on_, rotation(config_.qk_head_dim()), work<float2>(Work::prompt_query), pass.rows);
   for (const Step& s : stage_list(config_, stack)) {
     if (s.stage == Stage::Attend) pace(s.layer);
     if (s.stage == Stage::Logits) continue;
-    if (s.stage == Stage::Route) {
+    if (s.stage == Stage::Attend) {
+      attend(pass, s.layer);
+    } else if (s.stage == Stage::AttnReduce) {
+      attn_out(pass, layer(s.layer));
+    } else if (s.stage == Stage::Route) {
       route(pass, layer(s.layer));
     } else if (s.stage == Stage::FfnReduce && pass.choose_inside && layer(s.layer).expert_count > 0) {
       experts(pass, layer(s.layer));
@@ -632,6 +638,8 @@ void CudaForward::chunk(const ForwardCall& call, int begin, int end, ForwardResu
                          hidden_rows = within(call.hidden_rows, hidden);
   Pass pass = pass_for(rows.front().role, static_cast<int>(count));
   pass.choose_inside = !pass.tensor_cores && rows.front().role == Role::generated && !host_experts_;
+  // A tile of q holds rows of one timeline.
+  pass.fused = pass.hopper && pass.expanded && runs_.size() == 1;
   const bool all = rows.front().role == Role::generated && logit_rows.size() == count;
   run_layers(pass, call, all);
   if (call.keep_logits && !logit_rows.empty()) {

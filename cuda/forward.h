@@ -17,7 +17,8 @@
 // through GEMV kernels: FP32 products of the rounded inputs, any number of rows, a row's bits independent of
 // the others. Other prompt rows go through tensor-core GEMMs. A whole step chooses experts inside gate_up;
 // run() step by step uses the ids in memory, so that a test can feed them. Both choose by the same device
-// code.
+// code. In the same way a whole step of prompt rows leaves out q and attn in FP32 between kernels; its bits are
+// those of the steps.
 #pragma once
 
 #include <array>
@@ -117,6 +118,8 @@ class CudaForward final : public Forward {
     bool expanded = false;  // the form of attention
     int splits = 1, keys_per_round = 0;
     bool choose_inside = false;  // gate_up chooses the experts
+    // Expanded form: q's product writes attention's tiles and attention o_proj's operand; q and attn are not visible.
+    bool fused = false;
   };
 
   void check_shapes() const;
@@ -159,6 +162,7 @@ class CudaForward final : public Forward {
   void operand(const Pass& pass, const Input& in, bool second, int rows = 0);
   GemmParams gemm_params(const Pass& pass, const Matrix& w, bool second) const;
   void multiply(const Pass& pass, const GemmParams& p);
+  void into_tiles(const Pass& pass, GemmParams& p) const;
   void gate_up_gemm(const Pass& pass, GemmParams& p, int rows);
   void mlp_gemm(const Pass& pass, const DeviceMlp& m, bool to_x);
 

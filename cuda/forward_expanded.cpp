@@ -28,11 +28,22 @@ void CudaForward::attend_expanded_form(const Pass& pass, int index) {
   p.query = work<std::byte>(Work::prompt_query);
   p.decoded = work<std::byte>(Work::kv_b_tiles);
   p.counter = work<int>(Work::counter);
+  if (pass.fused) p.query = work<std::byte>(Work::q);
+  const OperandPlace place = operand_place(pass, heads_ * config_.v_head_dim, true);
+  p.scale_stride = place.scale_stride;
+  p.ue8m0 = pass.round == Round::fp8_ue8m0;
   const std::int64_t row_bytes = std::int64_t{p.shape.row} * 2;
   const int groups = (heads_ + placement_.expanded_heads - 1) / placement_.expanded_heads;
   const int most = (heads_ + groups - 1) / groups;
   for (const Run& run : runs_) {
-    p.q = work<float>(Work::q) + std::int64_t{run.first} * heads_ * config_.qk_head_dim();
+    if (pass.fused) {  // one run
+      if (place.scale != nullptr)
+        p.codes = reinterpret_cast<std::uint8_t*>(place.values), p.scale = place.scale;
+      else
+        p.rounded = reinterpret_cast<__nv_bfloat16*>(place.values);
+    } else {
+      p.q = work<float>(Work::q) + std::int64_t{run.first} * heads_ * config_.qk_head_dim();
+    }
     p.attn = work<float>(Work::attn) + std::int64_t{run.first} * heads_ * config_.v_head_dim;
     p.cache =
         static_cast<std::byte*>(cache_of(index)) + std::int64_t{run.timeline} * options_.capacity * row_bytes;

@@ -69,6 +69,14 @@ void CudaForward::multiply(const Pass& pass, const GemmParams& p) {
   gemm(on_, one);
 }
 
+// Fused: the product is q, rotated, as tiles in place of q. Where q is packed otherwise lies what it is
+// turned by.
+void CudaForward::into_tiles(const Pass& pass, GemmParams& p) const {
+  if (!pass.fused) return;
+  p.query = work<std::byte>(Work::q);
+  p.rotation = work<float2>(Work::prompt_query);
+}
+
 void CudaForward::project_gemm(const Pass& pass, const DeviceLayer& l) {
   const Config& c = config_;
   const std::int64_t q_stride = std::int64_t{heads_} * c.qk_head_dim();
@@ -80,6 +88,7 @@ void CudaForward::project_gemm(const Pass& pass, const DeviceLayer& l) {
   p.up = l.kv_a_proj;
   p.out2 = work<float>(Work::kv_row);
   p.out2_stride = c.kv_row();
+  if (!lora) into_tiles(pass, p);
   multiply(pass, p);
   if (lora) {
     operand(pass,
@@ -89,9 +98,11 @@ void CudaForward::project_gemm(const Pass& pass, const DeviceLayer& l) {
     GemmParams q = gemm_params(pass, l.q_proj, true);
     q.out = work<float>(Work::q);
     q.out_stride = q_stride;
+    into_tiles(pass, q);
     multiply(pass, q);
   }
   rotate(on_, work<float>(Work::kv_row), c.kv_row(), c.kv_row(), rotation(c.kv_row()), pass.rows);
+  if (pass.fused) return;
   rotate(on_, work<float>(Work::q), q_stride, static_cast<int>(q_stride), rotation(c.qk_head_dim()),
          pass.rows);
 }

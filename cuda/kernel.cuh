@@ -194,6 +194,21 @@ __device__ __forceinline__ float activation_scale(float amax, bool ue8m0) {
   return __uint_as_float((__float_as_uint(s) + 0x7fffffu) & 0x7f800000u);
 }
 
+// A pair turned by (cosine, sine).
+__device__ __forceinline__ float2 rotated(float2 x, float2 by) {
+  return make_float2(__fsub_rn(__fmul_rn(x.x, by.x), __fmul_rn(x.y, by.y)),
+                     __fadd_rn(__fmul_rn(x.x, by.y), __fmul_rn(x.y, by.x)));
+}
+
+// Two F16 values; what exceeds the largest is clamped, NaN stays NaN.
+__device__ __forceinline__ std::uint32_t pack_f16(float a, float b) {
+  constexpr float kMost = 65504.0f;
+  a = a > kMost ? kMost : a < -kMost ? -kMost : a;
+  b = b > kMost ? kMost : b < -kMost ? -kMost : b;
+  const __half2 h = __floats2half2_rn(a, b);
+  return *reinterpret_cast<const std::uint32_t*>(&h);
+}
+
 // Four neighbouring columns of a row, zero beyond its end. Rows are 16-byte aligned and a multiple of four
 // long (CudaForward::check_shapes). Small code matters here: what a kernel runs once per launch costs
 // instruction fetches.

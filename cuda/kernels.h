@@ -244,15 +244,22 @@ inline constexpr int kPromptKeyTile = 128;
 struct PromptAttendParams {
   AttentionShape shape;         // 128 + 64, 128; latent 512
   Matrix kv_b;                  // (heads (nope + v), latent), e4m3 or BF16
-  const float* q = nullptr;     // (rows, heads, nope + rope), rotated
+  const float* q = nullptr;     // (rows, heads, nope + rope), rotated; null: `query` holds all heads already
   const void* cache = nullptr;  // (keys, row) BF16: this timeline's rows, these rows' own included
   int first_position = 0, rows = 0;
   float* attn = nullptr;          // (rows, heads, v)
+  // Instead of attn: o_proj's operand, rounded as make_operand rounds attn. e4m3 codes with a scale per row
+  // and head (heads, scale_stride), or BF16 values; both (rows, heads, v).
+  std::uint8_t* codes = nullptr;
+  float* scale = nullptr;
+  std::int64_t scale_stride = 0;
+  bool ue8m0 = false;
+  __nv_bfloat16* rounded = nullptr;
   int first_head = 0, heads = 0;  // computed by this call: as many as the workspace holds
   // Workspace, sized by src/engine/gpu_placement.h.
   std::byte* expanded = nullptr;  // F16 tiles (heads, key tiles, [k: 2, v: 2][128][64])
   std::byte* rope = nullptr;      // F16 tiles (key tiles, [128][64])
-  std::byte* query = nullptr;     // F16 tiles (heads, row tiles of 128, 2, [3][64][64])
+  std::byte* query = nullptr;     // F16 tiles of q (heads, row tiles of 128, 2, [3][64][64])
   std::byte* decoded = nullptr;   // BF16 tiles of kv_b (heads, 2, [8][128][64])
   int* counter = nullptr;         // (4 (2 + heads * row tiles)): next piece of work, and behind it the pieces
 };
@@ -313,6 +320,9 @@ void gather_operand(const Launch& on, const GatherParams& p);
 
 // Rotates adjacent pairs in place: see Rotation.
 void rotate(const Launch& on, float* x, std::int64_t stride, int columns, const Rotation& r, int rows);
+// out(t, i), (rows, dims / 2): cosine and sine of what `rotate` turns pair i of row t's heads by, times the
+// magnitude.
+void rotation_table(const Launch& on, const Rotation& r, float2* out, int rows);
 // x += delta.
 void add(const Launch& on, float* x, const float* delta, std::int64_t n);
 // delta = sum over slots in order of weight * expert_out, then shared; x += delta.
@@ -366,6 +376,10 @@ struct GemmParams {
   float* out_scale = nullptr;
   std::int64_t out_scale_stride = 0;
   bool ue8m0 = false;
+  // gemm_fp8 and gemm_bf16: the product with `w` is q of heads of 128 + 64 columns and goes, rotated, into the
+  // F16 tiles of PromptAttendParams::query instead of to `out`; tiles' rows behind the last keep what they hold.
+  std::byte* query = nullptr;
+  const float2* rotation = nullptr;  // of rotation_table
   // Experts: tile i holds rows [tile_begin[i], + tile_count[i]) of the sorted order for expert
   // tile_expert[i]. gemm gathers a row of the operand per pair; for gemm_fp8 and gemm_bf16 the operand's rows
   // are in sorted order already.
@@ -387,6 +401,7 @@ enum class GemmTile : std::uint8_t {
   automatic,
   rows128_columns256,
   rows128_columns256_alone,
+  rows128_columns192,
   rows128_columns128,
   rows128_columns128_alone,
   rows128_columns64,

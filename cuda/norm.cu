@@ -125,6 +125,13 @@ struct RotateParams {
   int columns;
   Rotation r;
 };
+// Cosine and sine of pair `pair` at a position, times the magnitude.
+__device__ __forceinline__ float2 turn(const Rotation& r, float position, int pair) {
+  float sine, cosine;
+  sincosf(__fmul_rn(position, r.frequency[pair]), &sine, &cosine);
+  return make_float2(__fmul_rn(cosine, r.magnitude), __fmul_rn(sine, r.magnitude));
+}
+
 __global__ void __launch_bounds__(kThreads) rotate_kernel(const __grid_constant__ RotateParams p) {
   let_next_start();
   wait_for_previous();
@@ -133,13 +140,22 @@ __global__ void __launch_bounds__(kThreads) rotate_kernel(const __grid_constant_
   const float position = static_cast<float>(p.r.position[t]);
   for (int i = threadIdx.x; i < heads * pairs; i += kThreads) {
     float* x = p.x + t * p.stride + i / pairs * p.r.head_dim + p.r.head_dim - p.r.dims + i % pairs * 2;
-    float sine, cosine;
-    sincosf(__fmul_rn(position, p.r.frequency[i % pairs]), &sine, &cosine);
-    sine = __fmul_rn(sine, p.r.magnitude), cosine = __fmul_rn(cosine, p.r.magnitude);
-    const float a = x[0], b = x[1];
-    x[0] = __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine));
-    x[1] = __fadd_rn(__fmul_rn(a, sine), __fmul_rn(b, cosine));
+    const float2 by = turn(p.r, position, i % pairs), turned = rotated(make_float2(x[0], x[1]), by);
+    x[0] = turned.x, x[1] = turned.y;
   }
+}
+
+struct TableParams {
+  Rotation r;
+  float2* out;
+  int rows;
+};
+__global__ void __launch_bounds__(kThreads) table_kernel(const __grid_constant__ TableParams p) {
+  let_next_start();
+  wait_for_previous();
+  const int pairs = p.r.dims / 2, i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (i >= p.rows * pairs) return;
+  p.out[i] = turn(p.r, static_cast<float>(p.r.position[i / pairs]), i % pairs);
 }
 
 struct AddParams {
@@ -301,6 +317,13 @@ void gather_operand(const Launch& on, const GatherParams& p) {
 void rotate(const Launch& on, float* x, std::int64_t stride, int columns, const Rotation& r, int rows) {
   if (rows > 0)
     launch_kernel(on, rotate_kernel, dim3(rows), kThreads, 0, RotateParams{x, stride, columns, r});
+}
+
+void rotation_table(const Launch& on, const Rotation& r, float2* out, int rows) {
+  const int blocks = (rows * (r.dims / 2) + kThreads - 1) / kThreads;
+  if (rows > 0)
+    launch_kernel(on, table_kernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0,
+                  TableParams{r, out, rows});
 }
 void add(const Launch& on, float* x, const float* delta, std::int64_t n) {
   if (n > 0)

@@ -48,15 +48,6 @@ __host__ __device__ constexpr std::uint32_t chunk_at(int row, int chunk) {
   return static_cast<std::uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
 }
 
-// Largest F16 value: what exceeds it is clamped, NaN stays NaN.
-__device__ __forceinline__ std::uint32_t pack_f16(float a, float b) {
-  constexpr float kMost = 65504.0f;
-  a = a > kMost ? kMost : a < -kMost ? -kMost : a;
-  b = b > kMost ? kMost : b < -kMost ? -kMost : b;
-  const __half2 h = __floats2half2_rn(a, b);
-  return *reinterpret_cast<const std::uint32_t*>(&h);
-}
-
 // -- appending ----------------------------------------------------------------------------------------------
 
 __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant__ AppendParams p) {
@@ -84,6 +75,7 @@ struct Group {
   PromptAttendParams p;
   int key_tiles, row_tiles;
   int heads_per_block;  // of expand_kernel
+  int query_head;       // of the group's first head in `query`
   int heads_together;   // of attend_prompt_kernel: heads whose rows are taken in turn
 };
 
@@ -123,7 +115,8 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant_
   *reinterpret_cast<uint4*>(to + chunk_at(row % 128, chunk % 8)) = v;
 }
 
-// The group's q as F16 tiles; rows beyond the last are zero. A thread makes 16 bytes.
+// The group's q as F16 tiles, unless the product has made them; rows beyond the last are zero. A thread makes
+// 16 bytes.
 __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ Group g) {
   constexpr int kChunks = (kNope + kRope) / 8;
   let_next_start();
@@ -133,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
   if (index == 0) *g.p.counter = 0;
   if (index <= pieces) pieces_of(g)[index] = make_int4(index < pieces ? index : -1, 0, 0, 0);
   const int chunk = index % kChunks, head = index / kChunks % g.p.heads, t = index / kChunks / g.p.heads;
-  if (t >= g.row_tiles * kRowTile) return;
+  if (g.p.q == nullptr || t >= g.row_tiles * kRowTile) return;
   uint4 v = make_uint4(0, 0, 0, 0);
   if (t < g.p.rows) {
     const float4* from = reinterpret_cast<const float4*>(
@@ -304,6 +297,27 @@ __device__ __forceinline__ void convert_rope(const Group& g, int tile, int threa
   }
 }
 
+// The four lanes of a quad hold words of four pieces each; afterwards v[i] of lane q is lane i's word of
+// piece q.
+__device__ __forceinline__ void transpose_quad(std::uint32_t (&v)[4]) {
+  const int quad = threadIdx.x % 4;
+#pragma unroll
+  for (int bit = 1; bit < 4; bit *= 2) {
+    const bool upper = (quad & bit) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & bit) continue;
+      // The lower lane keeps v[i] and wants its partner's; the upper keeps v[i + bit].
+      const std::uint32_t sent = upper ? v[i] : v[i + bit];
+      const std::uint32_t got = __shfl_xor_sync(~0u, sent, bit);
+      if (upper)
+        v[i] = got;
+      else
+        v[i + bit] = got;
+    }
+  }
+}
+
 // Writes a warpgroup's 64 x 128 sums as F16 into two blocks. The four lanes of a quad exchange 8-column
 // pieces, so that each writes 16 bytes.
 __device__ __forceinline__ void store_expanded(std::byte* to, const float (&sums)[64], int first_row) {
@@ -317,21 +331,7 @@ __device__ __forceinline__ void store_expanded(std::byte* to, const float (&sums
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         v[i] = pack_f16(sums[(j + i) * 4 + half * 2], sums[(j + i) * 4 + half * 2 + 1]);
-#pragma unroll
-      for (int bit = 1; bit < 4; bit *= 2) {
-        const bool upper = (quad & bit) != 0;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (i & bit) continue;
-          // The lower lane keeps v[i] and wants its partner's; the upper keeps v[i + bit].
-          const std::uint32_t sent = upper ? v[i] : v[i + bit];
-          const std::uint32_t got = __shfl_xor_sync(~0u, sent, bit);
-          if (upper)
-            v[i] = got;
-          else
-            v[i + bit] = got;
-        }
-      }
+      transpose_quad(v);
       const int piece = j + quad;
       *reinterpret_cast<uint4*>(to + static_cast<std::uint32_t>(piece / 8) * kBlock +
                                 chunk_at(row + half * 8, piece % 8)) = make_uint4(v[0], v[1], v[2], v[3]);
@@ -471,7 +471,8 @@ __device__ __forceinline__ void attend_produce(const Group& g, const AttendShare
                s.query_full);
     if (!more) return;
     copy_bytes(s.query,
-               g.p.query + (static_cast<std::int64_t>(item.head) * g.row_tiles + item.tile) * 2 * kQueryBytes,
+               g.p.query + (static_cast<std::int64_t>(g.query_head + item.head) * g.row_tiles + item.tile) *
+                               2 * kQueryBytes,
                2 * kQueryBytes, s.query_full);
     for (int tile = 0; tile < tiles; ++tile) {
       if (tile > 0) load_keys(tile);
@@ -552,7 +553,42 @@ __device__ __forceinline__ void value_products(float (&o)[64], const std::uint32
   commit_products();
 }
 
-// attn rows of a warpgroup: sums over the row's probabilities.
+// A row's 128 values of a head, 32 in each lane of a quad (columns 8 j + quad * 2 + i), as e4m3 codes: lane q
+// writes columns [32 q, 32 q + 32).
+__device__ __forceinline__ void store_codes(std::uint8_t* to, const float (&v)[32], float scale, bool valid) {
+  const int quad = threadIdx.x % 4;
+  const float reciprocal = __frcp_rn(scale);
+  std::uint32_t word[2][4];  // [w][b]: columns of j = 4 b + 2 w and the next one
+#pragma unroll
+  for (int w = 0; w < 2; ++w) {
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      const float* x = v + (4 * b + 2 * w) * 2;
+      word[w][b] = pack_e4m3(divide(x[0], scale, reciprocal), divide(x[1], scale, reciprocal)) |
+                   pack_e4m3(divide(x[2], scale, reciprocal), divide(x[3], scale, reciprocal)) << 16;
+    }
+    transpose_quad(word[w]);
+    // Lane i's two columns of j = 4 quad + 2 w, then of the next j.
+    if (!valid) continue;
+    *reinterpret_cast<uint4*>(to + quad * 32 + w * 16) =
+        make_uint4(__byte_perm(word[w][0], word[w][1], 0x5410), __byte_perm(word[w][2], word[w][3], 0x5410),
+                   __byte_perm(word[w][0], word[w][1], 0x7632), __byte_perm(word[w][2], word[w][3], 0x7632));
+  }
+}
+__device__ __forceinline__ void store_bf16(__nv_bfloat16* to, const float (&v)[32], bool valid) {
+  const int quad = threadIdx.x % 4;
+#pragma unroll
+  for (int j = 0; j < 16; j += 4) {
+    std::uint32_t word[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) word[i] = pack_bf16(v[(j + i) * 2], v[(j + i) * 2 + 1]);
+    transpose_quad(word);
+    if (valid)
+      *reinterpret_cast<uint4*>(to + (j + quad) * 8) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+}
+
+// Rows of a warpgroup: sums over the row's probabilities, as attn or as o_proj's operand.
 __device__ __forceinline__ void store_rows(const Group& g, const Softmax& state, const float (&o)[64],
                                            int head, int first_row) {
   const int lane = threadIdx.x % 32;
@@ -563,14 +599,28 @@ __device__ __forceinline__ void store_rows(const Group& g, const Softmax& state,
     sum += __shfl_xor_sync(~0u, sum, 2);
     const float inverse = __fdividef(1.0f, sum);
     const int row = first_row + r * 8;
-    if (row >= g.p.rows) continue;
-    float* to = g.p.attn +
-                (static_cast<std::int64_t>(row) * g.p.shape.heads + g.p.first_head + head) * kValue +
-                lane % 4 * 2;
+    float v[32], most = 0;
 #pragma unroll
-    for (int j = 0; j < 16; ++j)
-      *reinterpret_cast<float2*>(to + j * 8) =
-          make_float2(o[j * 4 + r * 2] * inverse, o[j * 4 + r * 2 + 1] * inverse);
+    for (int i = 0; i < 32; ++i) {
+      v[i] = o[i / 2 * 4 + r * 2 + i % 2] * inverse;
+      most = fmaxf(most, fabsf(v[i]));
+    }
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+    const std::int64_t block = static_cast<std::int64_t>(row) * g.p.shape.heads + g.p.first_head + head;
+    const bool valid = row < g.p.rows;
+    if (g.p.codes != nullptr) {
+      const float scale = activation_scale(most, g.p.ue8m0);
+      if (valid && lane % 4 == 0) g.p.scale[(g.p.first_head + head) * g.p.scale_stride + row] = scale;
+      store_codes(g.p.codes + block * kValue, v, scale, valid);
+    } else if (g.p.rounded != nullptr) {
+      store_bf16(g.p.rounded + block * kValue, v, valid);
+    } else if (valid) {
+      float* to = g.p.attn + block * kValue + lane % 4 * 2;
+#pragma unroll
+      for (int j = 0; j < 16; ++j)
+        *reinterpret_cast<float2*>(to + j * 8) = make_float2(v[2 * j], v[2 * j + 1]);
+    }
   }
 }
 
@@ -724,7 +774,12 @@ int expanded_per_block(int heads, int key_tiles, int multiprocessors) {
 }
 
 Group group_of(const Launch& on, const PromptAttendParams& p) {
-  Group g{.p = p, .key_tiles = 0, .row_tiles = 0, .heads_per_block = 1, .heads_together = 4};
+  Group g{.p = p,
+          .key_tiles = 0,
+          .row_tiles = 0,
+          .heads_per_block = 1,
+          .query_head = p.q == nullptr ? p.first_head : 0,
+          .heads_together = 4};
   g.key_tiles = (p.first_position + p.rows + kKeys - 1) / kKeys;
   g.row_tiles = (p.rows + kRowTile - 1) / kRowTile;
   g.heads_per_block = expanded_per_block(p.heads, g.key_tiles, on.multiprocessors);
@@ -759,7 +814,8 @@ void attend_expanded(const Launch& on, const PromptAttendParams& p) {
   if (p.rows == 0) return;
   const Group g = group_of(on, p);
   const std::int64_t chunks = std::int64_t{g.row_tiles} * kRowTile * p.heads * ((kNope + kRope) / 8);
-  launch_kernel(on, pack_kernel, dim3(blocks_for(chunks)), kThreads, 0, g);
+  const std::int64_t pieces = std::int64_t{p.heads} * g.row_tiles + 1;
+  launch_kernel(on, pack_kernel, dim3(blocks_for(p.q == nullptr ? pieces : chunks)), kThreads, 0, g);
   launch_kernel(on, attend_prompt_kernel,
                 dim3(static_cast<unsigned>(std::min(on.multiprocessors, p.heads * g.row_tiles))),
                 kAttendThreads, kAttendShared, g);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cuda/device.h"
+#include "cuda/kernels.h"
 
 namespace fathom::test {
 
@@ -16,6 +17,15 @@ inline bool gpu_present() {
   if (!cuda::devices(&why).empty()) return true;
   if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but: " << why);
   MESSAGE("skipped: " << why);
+  return false;
+}
+
+// The same for a GPU that runs Hopper's own kernels.
+inline bool hopper_present() {
+  if (!gpu_present()) return false;
+  if (cuda::runs_hopper_code()) return true;
+  if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but there is no Hopper GPU");
+  MESSAGE("skipped: not a Hopper GPU");
   return false;
 }
 

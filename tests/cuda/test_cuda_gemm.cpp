@@ -14,21 +14,13 @@
 #include "cuda/memory.h"
 #include "src/base/error.h"
 #include "src/base/tensor.h"
+#include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using namespace fathom::cuda;
+using test::hopper_present;
 
 namespace {
-
-bool hopper_present() {
-  std::string why;
-  const auto list = cuda::devices(&why);
-  if (!list.empty() && list.front().major == 9) return true;
-  if (std::getenv("FATHOM_TEST_CUDA") != nullptr && list.empty())
-    FAIL("FATHOM_TEST_CUDA is set, but: " << why);
-  MESSAGE("skipped: no Hopper GPU");
-  return false;
-}
 
 // Device memory with what a test puts there; everything else is poisoned.
 struct Memory {
@@ -39,7 +31,7 @@ struct Memory {
   template <typename T>
   T* put(const std::vector<T>& v) {
     auto* p = reinterpret_cast<T*>(arena.take(v.size() * sizeof(T) + 256));
-    FATHOM_CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+    copy_to_device(p, v.data(), v.size() * sizeof(T));
     return p;
   }
   template <typename T>
@@ -159,10 +151,10 @@ constexpr double kBound = 1e-3;
 // BF16: FP32 sums that the tensor cores truncate, 2^-23 of the sum at each of K / 16 steps.
 constexpr double kBoundBf16 = 3e-5;
 
-constexpr GemmTile kTiles[] = {GemmTile::rows128_columns256, GemmTile::rows128_columns256_alone,
-                               GemmTile::rows128_columns128, GemmTile::rows128_columns128_alone,
-                               GemmTile::rows128_columns64,  GemmTile::rows64_columns256,
-                               GemmTile::rows64_columns32,   GemmTile::automatic};
+constexpr GemmTile kTiles[] = {
+    GemmTile::rows128_columns256, GemmTile::rows128_columns256_alone, GemmTile::rows128_columns192,
+    GemmTile::rows128_columns128, GemmTile::rows128_columns128_alone, GemmTile::rows128_columns64,
+    GemmTile::rows64_columns256,  GemmTile::rows64_columns32,         GemmTile::automatic};
 constexpr GemmTile kPairTiles[] = {GemmTile::rows128_columns256, GemmTile::rows128_columns256_alone,
                                    GemmTile::rows64_columns256, GemmTile::automatic};
 
@@ -191,7 +183,8 @@ TEST_CASE("cuda: Hopper products agree with float64 and do not depend on tiles o
                            {65, 328, 1088},
                            {200, 520, 336},
                            {300, 264, 1408},
-                           {129, 40, 10944}}) {
+                           {129, 40, 10944},
+                           {200, 456, 7424}}) {
       Memory m;
       const Random a(s.m, s.k, 1, fp8, 1), w(s.n, s.k, 128, fp8, 2);
       const std::vector<double> want = product(a, w);
@@ -242,24 +235,60 @@ TEST_CASE("cuda: Hopper products agree with float64 and do not depend on tiles o
     }
 }
 
+TEST_CASE("cuda: rounding activations to e4m3 costs a Hopper product no more than its rounding explains") {
+  if (!hopper_present()) return;
+  // A value in [2^k, 2^(k+1)) moves by at most half of 2^(k-3), evenly: a variance of 2^(2k-6) / 12, where
+  // its square is 7/3 2^(2k) in the mean if values lie evenly there. The root of the ratio, 2.4e-2, is what a
+  // sum of independent errors is off by. Values of a normal distribution lie lower in their binades: 2.57e-2
+  // by counting, 2.65e-2 with scales rounded up to powers of two.
+  constexpr double kRounding = 2.7e-2;
+  for (const bool ue8m0 : {false, true}) {
+    Memory m;
+    const int rows = 130, n = 264, k = 1416;
+    const Random w(n, k, 128, true, 2);
+    Random a(rows, k, 1, true, 1);  // its values alone are used
+    std::mt19937 random(4);
+    std::normal_distribution<float> normal;
+    std::vector<float> x;
+    for (double& v : a.value) x.push_back(normal(random)), v = static_cast<double>(x.back());
+    OperandParams o;
+    o.input = {m.put(x), k, k, nullptr, 0, ue8m0 ? Round::fp8_ue8m0 : Round::fp8, nullptr};
+    o.codes = m.room<std::uint8_t>(product_size(rows, round_up(k, 16)));
+    o.scale_stride = round_up(rows, 4);
+    o.scale = m.room<float>(product_size(blocks(k), static_cast<int>(o.scale_stride)));
+    o.rows = rows;
+    make_operand(m.on, o);
+    GemmParams p;
+    p.w = w.matrix(m);
+    p.codes = o.codes, p.a_stride = round_up(k, 16), p.a_scale = o.scale, p.scale_stride = o.scale_stride;
+    p.rows = rows;
+    p.out = m.room<float>(product_size(rows, n)), p.out_stride = n;
+    gemm_fp8(m.on, p, GemmTile::automatic);
+    const double error = relative(m.get(p.out, product_size(rows, n)), product(a, w));
+    CHECK_MESSAGE(error < kRounding, "relative error " << error);
+    CHECK_MESSAGE(error > 1e-2, "relative error " << error << ": were the activations rounded at all?");
+  }
+}
+
 TEST_CASE("cuda: two matrices in one Hopper product are each alone") {
   if (!hopper_present()) return;
-  for (const bool fp8 : {true, false}) {
-    Memory m;
-    const int rows = 150, n1 = 328, n2 = 72, k = 528;
-    const Random a(rows, k, 1, fp8, 1), w(n1, k, 128, fp8, 2), second(n2, k, 128, fp8, 3);
-    GemmParams p;
-    a.operand(m, p);
-    const Matrix one = w.matrix(m), two = second.matrix(m);
-    for (GemmTile tile : kTiles) {
-      p.w = one, p.out = m.room<float>(product_size(rows, n1)), p.out_stride = n1;
-      p.up = two, p.out2 = m.room<float>(product_size(rows, n2)), p.out2_stride = n2;
-      multiply(m, fp8, p, tile);
-      CHECK(relative(m.get(p.out, product_size(rows, n1)), product(a, w)) < (fp8 ? kBound : kBoundBf16));
-      CHECK(relative(m.get(p.out2, product_size(rows, n2)), product(a, second)) <
-            (fp8 ? kBound : kBoundBf16));
+  for (const bool fp8 : {true, false})
+    for (const int k : {528, 8208}) {
+      Memory m;
+      const int rows = 150, n1 = 328, n2 = 72;
+      const Random a(rows, k, 1, fp8, 1), w(n1, k, 128, fp8, 2), second(n2, k, 128, fp8, 3);
+      GemmParams p;
+      a.operand(m, p);
+      const Matrix one = w.matrix(m), two = second.matrix(m);
+      for (GemmTile tile : kTiles) {
+        p.w = one, p.out = m.room<float>(product_size(rows, n1)), p.out_stride = n1;
+        p.up = two, p.out2 = m.room<float>(product_size(rows, n2)), p.out2_stride = n2;
+        multiply(m, fp8, p, tile);
+        CHECK(relative(m.get(p.out, product_size(rows, n1)), product(a, w)) < (fp8 ? kBound : kBoundBf16));
+        CHECK(relative(m.get(p.out2, product_size(rows, n2)), product(a, second)) <
+              (fp8 ? kBound : kBoundBf16));
+      }
     }
-  }
 }
 
 TEST_CASE("cuda: gate and up of a Hopper product round their result as the operand of down") {

@@ -1,7 +1,8 @@
 // Our Hopper GEMMs beside cuBLASLt's block-scaled FP8 GEMM (and its BF16 GEMM) in one process.
 //
-//   bench_gemm [fp8] [bf16] [grouped] [sustained] [tiles]     tiles: every tile of ours, not only the chosen
-//   one
+//   bench_gemm [fp8] [bf16] [grouped] [sustained] [tiles] [only:NxKxM ...]
+//
+// tiles: every tile of ours, not only the chosen one; only: these shapes.
 //
 // One timing method for both: a CUDA graph of launches that rotate over copies of all inputs and outputs (at
 // least 200 MB together, where one is small), replayed after a warm-up and after 10 ms of rest, since the
@@ -301,10 +302,16 @@ struct Shape {
   int n, k;
 };
 
-constexpr const char* kTileNames[] = {"chosen",  "128x256 pair", "128x256", "128x128 pair",
+constexpr const char* kTileNames[] = {"chosen",  "128x256 pair", "128x256", "128x192 pair", "128x128 pair",
                                       "128x128", "128x64",       "64x256",  "64x32"};
+// Tiles worth comparing for so many rows.
+bool worth_timing(GemmTile tile, int m) {
+  if (tile == GemmTile::automatic) return true;
+  if (m <= 64) return tile >= GemmTile::rows128_columns64;
+  return tile < GemmTile::rows64_columns256 && (m < 4096 || tile != GemmTile::rows128_columns64);
+}
 
-void bench_dense(Bench& b, bool fp8, bool all_tiles) {
+void bench_dense(Bench& b, bool fp8, bool all_tiles, const std::vector<std::string>& only) {
   const Shape shapes[] = {
       {"V3 q_a + kv_a", 2112, 7168},   {"V3 q_b", 24576, 1536},   {"V3 o", 7168, 16384},
       {"V3 gate + up", 4096, 7168},    {"V3 down", 7168, 2048},   {"V3 dense", 36864, 7168},
@@ -317,7 +324,8 @@ void bench_dense(Bench& b, bool fp8, bool all_tiles) {
              fp8 ? "FP8" : "BF16");
   for (const Shape& s : shapes) {
     for (int m : {64, 128, 512, 4096}) {
-      if (all_tiles && m < 512) continue;
+      if (!only.empty() && std::ranges::find(only, fmt::format("{}x{}x{}", s.n, s.k, m)) == only.end())
+        continue;
       const Problems all = make_problems(b, m, s.n, s.k, fp8);
       const int n = launches(all);
       const double flops = 2.0 * m * s.n * s.k, bytes = static_cast<double>(s.n) * s.k * (fp8 ? 1 : 2);
@@ -333,10 +341,7 @@ void bench_dense(Bench& b, bool fp8, bool all_tiles) {
         fmt::print("  {:16} {:5} x {:5}, M {:4}  cuBLASLt offers no algorithm\n", s.name, s.n, s.k, m);
       for (int t = 0; t <= (all_tiles ? static_cast<int>(GemmTile::rows64_columns32) : 0); ++t) {
         const auto tile = static_cast<GemmTile>(t);
-        if (m > 64 && t == 7) continue;
-        if (m == 64 && t > 0 && (t < static_cast<int>(GemmTile::rows128_columns64) || t > 7)) continue;
-        if (m >= 512 && t == 6) continue;
-        if (m == 4096 && t == 5) continue;
+        if (!worth_timing(tile, m)) continue;
         runs.emplace_back(kTileNames[t],
                           std::make_unique<Replay>(b, n, [&](std::size_t i) { ours(b, all, i, tile); }));
       }
@@ -359,8 +364,9 @@ void bench_dense(Bench& b, bool fp8, bool all_tiles) {
       std::fflush(stdout);
     }
   }
-  fmt::print("{} shapes: geometric mean {:.3f} x cuBLASLt, worst {:.2f} x\n", count,
-             std::exp(log_sum / count), worst);
+  if (count > 0)
+    fmt::print("{} shapes: geometric mean {:.3f} x cuBLASLt, worst {:.2f} x\n", count,
+               std::exp(log_sum / count), worst);
 }
 
 // What full load for a second leaves of the chip's clock (watch nvidia-smi beside it).
@@ -477,12 +483,17 @@ void bench_grouped(Bench& b) {
 int main(int argc, char** argv) {
   try {
     bool tiles = false;
-    for (int i = 1; i < argc; ++i) tiles = tiles || std::string(argv[i]) == "tiles";
+    std::vector<std::string> only;
+    for (int i = 1; i < argc; ++i) {
+      const std::string what = argv[i];
+      tiles = tiles || what == "tiles";
+      if (what.starts_with("only:")) only.push_back(what.substr(5));
+    }
     Bench b;
     fmt::print("{}, cuBLASLt {}\n", devices().front().name, cublasLtGetVersion());
     for (int i = 1; i < argc; ++i) {
       const std::string what = argv[i];
-      if (what == "fp8" || what == "bf16") bench_dense(b, what == "fp8", tiles);
+      if (what == "fp8" || what == "bf16") bench_dense(b, what == "fp8", tiles, only);
       if (what == "grouped") bench_grouped(b);
       if (what == "sustained") bench_sustained(b);
     }
