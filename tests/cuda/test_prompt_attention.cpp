@@ -3,35 +3,32 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cuda/forward.h"
 #include "src/base/error.h"
 #include "src/base/tensor.h"
 #include "src/base/threads.h"
-#include "src/cpu/forward.h"
-#include "src/cpu/random_weights.h"
+#include "tests/cuda/gpu.h"
+#include "tests/cuda/small_model.h"
 
 using namespace fathom;
+using test::Both;
+using test::last_logits;
+using test::prompt_rows;
 
 namespace {
 
 constexpr int kNope = 128, kRope = 64, kValue = 128, kLatent = 512, kRow = kLatent + kRope;
 constexpr int kHeads = 3, kPositions = 2000;
-
-bool gpu_present() {
-  std::string why;
-  if (!cuda::devices(&why).empty() && cuda::runs_hopper_code()) return true;
-  if (std::getenv("FATHOM_TEST_CUDA") != nullptr)
-    FAIL("FATHOM_TEST_CUDA is set, but there is no Hopper GPU " << why);
-  MESSAGE("skipped: " << (why.empty() ? "not a Hopper GPU" : why));
-  return false;
-}
 
 double to_f16(double x) { return static_cast<double>(__half2float(__float2half_rn(static_cast<float>(x)))); }
 
@@ -128,7 +125,7 @@ class Layer {
     return arenas_.back().take(bytes);
   }
   static void upload(void* to, const void* from, std::size_t bytes) {
-    FATHOM_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+    cuda::copy_to_device(to, from, bytes);
   }
 
   void expand_on_host() {
@@ -223,7 +220,7 @@ double difference(const std::vector<float>& got, const std::vector<double>& want
 }  // namespace
 
 TEST_CASE("cuda: prompt attention agrees with float64") {
-  if (!gpu_present()) return;
+  if (!test::hopper_present()) return;
   for (cuda::Code code : {cuda::Code::e4m3, cuda::Code::bf16}) {
     Layer layer(code, kHeads, code == cuda::Code::e4m3 ? 3 : 4);
     double worst = 0, worst_exact = 0;
@@ -249,7 +246,7 @@ TEST_CASE("cuda: prompt attention agrees with float64") {
 }
 
 TEST_CASE("cuda: prompt attention's bits depend on neither chunks nor heads at a time nor the run") {
-  if (!gpu_present()) return;
+  if (!test::hopper_present()) return;
   Layer layer(cuda::Code::e4m3, kHeads, 5);
   layer.attend(0, kPositions, kHeads);
   const std::vector<float> whole = layer.result(0, kPositions);
@@ -266,7 +263,7 @@ TEST_CASE("cuda: prompt attention's bits depend on neither chunks nor heads at a
 }
 
 TEST_CASE("cuda: prompt attention writes its own rows only and clamps what F16 cannot hold") {
-  if (!gpu_present()) return;
+  if (!test::hopper_present()) return;
   Layer layer(cuda::Code::bf16, kHeads, 6);
   layer.poison();
   layer.attend(65, 130, 2);
@@ -277,7 +274,7 @@ TEST_CASE("cuda: prompt attention writes its own rows only and clamps what F16 c
   CHECK(std::all_of(inside.begin(), inside.end(), [](float v) { return std::isfinite(v); }));
   // A latent row whose keys and values exceed 65504.
   std::vector<std::uint16_t> row(kRow, float_to_bf16(1e6f));
-  FATHOM_CUDA(cudaMemcpy(layer.cache, row.data(), row.size() * 2, cudaMemcpyHostToDevice));
+  cuda::copy_to_device(layer.cache, row.data(), row.size() * 2);
   layer.attend(0, 200, 3);
   const std::vector<float> clamped = layer.result(0, 200);
   CHECK(std::all_of(clamped.begin(), clamped.end(),
@@ -286,77 +283,23 @@ TEST_CASE("cuda: prompt attention writes its own rows only and clamps what F16 c
 
 namespace {
 
-// Two layers with the heads of the published models and little else.
-Config small_config() {
-  return parse_config(
-      R"({"rope_theta":10000,"rope_scaling":{"type":"yarn","factor":40,"original_max_position_embeddings":4096,
-      "beta_fast":32,"beta_slow":1,"mscale":1.0,"mscale_all_dim":1.0},"max_position_embeddings":163840,
-      "rms_norm_eps":1e-6,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,
-      "hidden_act":"silu","moe_layer_freq":1,"attention_bias":false,"tie_word_embeddings":false,
-      "architectures":["DeepseekV2ForCausalLM"],"model_type":"deepseek_v2","hidden_size":256,
-      "num_hidden_layers":2,"num_attention_heads":3,"num_key_value_heads":3,"q_lora_rank":null,
-      "intermediate_size":256,"moe_intermediate_size":128,"n_routed_experts":8,"n_shared_experts":1,
-      "num_experts_per_tok":2,"first_k_dense_replace":1,"n_group":1,"topk_group":1,"topk_method":"greedy",
-      "scoring_func":"softmax","norm_topk_prob":false,"routed_scaling_factor":1.0,"vocab_size":1000,
-      "bos_token_id":998,"eos_token_id":999})",
-      "small");
-}
-
-std::vector<Row> prompt_rows(int count, std::int32_t first, std::uint32_t timeline) {
-  std::vector<Row> rows;
-  for (int i = 0; i < count; ++i) rows.push_back({(first + i) * 37 % 990, first + i, timeline, Role::prompt});
-  return rows;
-}
-
-// A CPU pass and a CUDA pass over the same random weights.
-struct Both {
-  Both(const Numerics& numerics, const WeightFormat& format, std::int32_t capacity)
-      : random(cpu::random_weights(config, threads, {.linear = format, .seed = 9})),
-        cpu_pass(config, random.weights, cpu_options(numerics, capacity), threads, exchange),
-        gpu_pass(config, random.weights, gpu_options(numerics, capacity)) {}
-  static CpuForwardOptions cpu_options(const Numerics& numerics, std::int32_t capacity) {
-    CpuForwardOptions o;
-    o.numerics = numerics, o.capacity = capacity, o.timelines = 2;
-    return o;
-  }
-  static cuda::ForwardOptions gpu_options(const Numerics& numerics, std::int32_t capacity) {
-    cuda::ForwardOptions o;
-    o.numerics = numerics, o.capacity = capacity, o.timelines = 2;
-    return o;
-  }
-  Config config = small_config();
-  Threads threads{usable_cores()};
-  Exchange exchange;
-  cpu::RandomWeights random;
-  CpuForward cpu_pass;
-  cuda::CudaForward gpu_pass;
-};
-
 double difference(const std::vector<float>& got, const std::vector<float>& want) {
   return difference(got, std::vector<double>(want.begin(), want.end()));
-}
-
-std::vector<float> last_logits(Forward& f, const std::vector<Row>& rows) {
-  const int last = static_cast<int>(rows.size()) - 1;
-  ForwardCall call;
-  call.rows = rows;
-  call.logit_rows = {&last, 1};
-  return f.forward(call).logits;
 }
 
 }  // namespace
 
 TEST_CASE("cuda: the expanded form agrees with the CPU pass behind every length of context") {
-  if (!gpu_present()) return;
+  if (!test::hopper_present()) return;
   struct Setting {
-    WeightFormat format;
+    bool fp8;
     ActivationType activations;
     double bound;  // of attn: F16's rounding, and that of q where its input falls to the other side of a tie
   };
-  for (const Setting& s : {Setting{formats::bf16, ActivationType::f32, 1e-3},
-                           Setting{formats::fp8_f32, ActivationType::bf16, 1e-3},
-                           Setting{formats::fp8_f32, ActivationType::fp8, 1e-2}}) {
-    Both both({CacheType::bf16, s.activations, ActivationType::f32}, s.format, 2048);
+  for (const Setting& s :
+       {Setting{false, ActivationType::f32, 1e-3}, Setting{true, ActivationType::bf16, 1e-3},
+        Setting{true, ActivationType::fp8, 1e-2}}) {
+    Both both({CacheType::bf16, s.activations, ActivationType::f32}, {.fp8 = s.fp8}, 2048);
     REQUIRE(both.gpu_pass.placement().expanded_heads > 0);
     std::mt19937 random(12);
     std::normal_distribution<float> normal;
@@ -391,8 +334,8 @@ TEST_CASE("cuda: the expanded form agrees with the CPU pass behind every length 
 }
 
 TEST_CASE("cuda: the expanded form's bits depend on neither chunks nor other timelines") {
-  if (!gpu_present()) return;
-  Both both({CacheType::bf16, ActivationType::bf16, ActivationType::f32}, formats::fp8_f32, 2048);
+  if (!test::hopper_present()) return;
+  Both both({CacheType::bf16, ActivationType::bf16, ActivationType::f32}, {}, 2048);
   cuda::CudaForward& gpu = both.gpu_pass;
   const std::vector<float> whole = last_logits(gpu, prompt_rows(1500, 0, 0));
   std::vector<float> pieces;
@@ -414,8 +357,8 @@ TEST_CASE("cuda: the expanded form's bits depend on neither chunks nor other tim
 }
 
 TEST_CASE("cuda: a long prompt stops between layers when asked to, and can be run again") {
-  if (!gpu_present()) return;
-  Both both({CacheType::bf16, ActivationType::bf16, ActivationType::f32}, formats::fp8_f32, 4096);
+  if (!test::hopper_present()) return;
+  Both both({CacheType::bf16, ActivationType::bf16, ActivationType::f32}, {}, 4096);
   const std::vector<float> whole = last_logits(both.gpu_pass, prompt_rows(3000, 0, 0));
   int asked = 0;
   both.gpu_pass.stop_requested = [&] { return ++asked == 2; };
@@ -428,4 +371,56 @@ TEST_CASE("cuda: a long prompt stops between layers when asked to, and can be ru
   both.gpu_pass.stop_requested = nullptr;
   const std::vector<float> again = last_logits(both.gpu_pass, prompt_rows(3000, 0, 0));
   CHECK(std::memcmp(whole.data(), again.data(), whole.size() * 4) == 0);
+}
+
+namespace {
+
+// Six dense layers of DeepSeek-V3's size and a small vocabulary.
+Config large_layers() {
+  return parse_config(
+      R"({"rope_theta":10000,"rope_scaling":null,"max_position_embeddings":163840,"rms_norm_eps":1e-6,"kv_lora_rank":512,
+      "qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,"hidden_act":"silu","moe_layer_freq":1,
+      "attention_bias":false,"tie_word_embeddings":false,"architectures":["DeepseekV3ForCausalLM"],
+      "model_type":"deepseek_v3","hidden_size":7168,"num_hidden_layers":6,"num_attention_heads":128,
+      "num_key_value_heads":128,"q_lora_rank":1536,"intermediate_size":18432,"moe_intermediate_size":2048,
+      "n_routed_experts":8,"n_shared_experts":1,"num_experts_per_tok":2,"first_k_dense_replace":6,"n_group":1,
+      "topk_group":1,"topk_method":"noaux_tc","scoring_func":"sigmoid","norm_topk_prob":true,
+      "routed_scaling_factor":2.5,"vocab_size":1000,"bos_token_id":0,"eos_token_id":1,
+      "quantization_config":{"quant_method":"fp8","fmt":"e4m3","activation_scheme":"dynamic",
+      "weight_block_size":[128,128]}})",
+      "large");
+}
+
+}  // namespace
+
+TEST_CASE("cuda: a request to stop a long prompt is seen within 200 ms") {
+  if (!test::hopper_present()) return;
+  const Config config = large_layers();
+  const Weights weights = weights_of_shape(config, true);
+  cuda::ForwardOptions o;
+  o.numerics = {CacheType::bf16, ActivationType::fp8, ActivationType::bf16};
+  o.capacity = 32768, o.timelines = 1, o.random_weights = 1;
+  cuda::CudaForward gpu(config, weights, o);
+  for (const int milliseconds : {100, 250}) {
+    std::atomic<bool> stop{false};
+    std::chrono::steady_clock::time_point asked;
+    gpu.stop_requested = [&] { return stop.load(); };
+    std::thread user([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+      asked = std::chrono::steady_clock::now();
+      stop = true;
+    });
+    bool stopped = false;
+    try {
+      (void)last_logits(gpu, prompt_rows(32768, 0, 0));
+    } catch (const Error& e) {
+      stopped = e.code() == Exit::interrupted;
+    }
+    const auto seen = std::chrono::steady_clock::now();
+    user.join();
+    const double seconds = std::chrono::duration<double>(seen - asked).count();
+    CHECK(stopped);
+    CHECK(seconds < 0.2);
+    MESSAGE("asked after " << milliseconds << " ms, seen " << seconds * 1e3 << " ms later");
+  }
 }
