@@ -14,22 +14,23 @@ std::atomic<bool> device_lost{false};
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 }  // namespace
 
-std::string no_device_reason(cudaError_t code, int devices, int driver_version, int runtime_version) {
+NoDevice no_device_reason(cudaError_t code, int devices, int driver_version, int runtime_version) {
   switch (code) {
     case cudaSuccess:
-      return devices == 0 ? "no CUDA device is visible" : "the GPU is older than compute capability 8.0";
+      if (devices == 0) return {"no CUDA device is visible", false};
+      return {"the GPU is older than compute capability 8.0", true};
     case cudaErrorNoDevice:
-      return "no CUDA device is visible";
+      return {"no CUDA device is visible", false};
     case cudaErrorInsufficientDriver:
       // Without a driver CUDA reports one that is too old, of version 0.
-      return driver_version == 0
-                 ? std::string("no NVIDIA driver is installed")
-                 : fmt::format("the NVIDIA driver is too old: it supports CUDA {}, this program needs {}",
-                               version_text(driver_version), version_text(runtime_version));
+      if (driver_version == 0) return {"no NVIDIA driver is installed", false};
+      return {fmt::format("the NVIDIA driver is too old: it supports CUDA {}, this program needs {}",
+                          version_text(driver_version), version_text(runtime_version)),
+              true};
     case cudaErrorDevicesUnavailable:
-      return "the GPU is taken: another process has it to itself";
+      return {"the GPU is taken: another process has it to itself", true};
     default:
-      return cudaGetErrorString(code);
+      return {cudaGetErrorString(code), true};
   }
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "cuda/device.h"
+
 namespace fathom::cuda {
 
 // Retryable: the call failed before anything was launched (memory). Fatal: the context is lost (illegal
@@ -19,9 +21,9 @@ Severity classify(cudaError_t code);
 // cudaErrorLaunchFailure, and one at faults::Site::memory in an allocation like cudaErrorMemoryAllocation.
 void check(cudaError_t code, std::string_view operation);
 
-// Why there is no GPU to run on, in one line. `code`: what looking for `devices` of them gave; versions as
+// Why there is no GPU to run on. `code`: what looking for `devices` of them gave; versions as
 // CUDA counts them (13000 is 13.0), 0 for a driver that is not there.
-std::string no_device_reason(cudaError_t code, int devices, int driver_version, int runtime_version);
+NoDevice no_device_reason(cudaError_t code, int devices, int driver_version, int runtime_version);
 
 // True once a fatal error was seen: no further CUDA call may be made.
 bool lost();

@@ -8,7 +8,7 @@ namespace fathom::cuda {
 
 bool built_with_cuda() { return true; }
 
-std::vector<DeviceInfo> devices(std::string* why) {
+std::vector<DeviceInfo> devices(NoDevice* none) {
   std::vector<DeviceInfo> list;
   int count = 0;
   cudaError_t code = cudaGetDeviceCount(&count);
@@ -29,9 +29,9 @@ std::vector<DeviceInfo> devices(std::string* why) {
     if (p.major >= 8) list.push_back(d);
   }
   int driver = 0;
-  if (why != nullptr && list.empty()) {
+  if (none != nullptr && list.empty()) {
     (void)cudaDriverGetVersion(&driver);  // 0 where there is none
-    *why = no_device_reason(code, count, driver, CUDART_VERSION);
+    *none = no_device_reason(code, count, driver, CUDART_VERSION);
   }
   return list;
 }

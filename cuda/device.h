@@ -28,9 +28,15 @@ struct DeviceInfo {
 
 // True when fathom was built with CUDA.
 bool built_with_cuda();
+// Why there is no GPU to run on.
+struct NoDevice {
+  std::string why;       // one line
+  bool present = false;  // there is a GPU, though not one that can be used: too old, taken, its driver too old, broken
+};
+
 // GPUs that fathom can run on, after CUDA_VISIBLE_DEVICES; empty without driver or device. Never throws;
-// `why` says in one line why the list is empty.
-std::vector<DeviceInfo> devices(std::string* why = nullptr);
+// `none` is filled in when the list is empty.
+std::vector<DeviceInfo> devices(NoDevice* none = nullptr);
 
 struct ForwardOptions {
   Numerics numerics;

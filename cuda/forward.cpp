@@ -30,11 +30,11 @@ Round round_for(ActivationType t, bool ue8m0) {
 }
 
 DeviceInfo find_device(int ordinal) {
-  std::string why;
-  for (const DeviceInfo& d : devices(&why))
+  NoDevice none;
+  for (const DeviceInfo& d : devices(&none))
     if (d.ordinal == ordinal) return d;
-  if (why.empty()) why = fmt::format("there is no usable GPU {}", ordinal);
-  refuse("CUDA: " + why);
+  if (none.why.empty()) none.why = fmt::format("there is no usable GPU {}", ordinal);
+  refuse("CUDA: " + none.why);
 }
 
 }  // namespace

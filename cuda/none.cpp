@@ -14,8 +14,8 @@ namespace {
 
 bool built_with_cuda() { return false; }
 
-std::vector<DeviceInfo> devices(std::string* why) {
-  if (why != nullptr) *why = "this fathom was built without CUDA";
+std::vector<DeviceInfo> devices(NoDevice* none) {
+  if (none != nullptr) *none = {"this fathom was built without CUDA", false};
   return {};
 }
 

@@ -177,3 +177,25 @@ TEST_CASE("gpu lock: a second run warns and goes on; without memory it ends and 
   CHECK(poor.code == 6);
   CHECK(poor.err.find("another fathom") == std::string::npos);
 }
+
+TEST_CASE("gpu: one that is there and cannot be used is never passed over without a word") {
+  const test::TemporaryDirectory dir;
+  test::write_fake_checkpoint(dir.path() + "/fake");
+  test::write_script(dir.path() + "/script", {"</think>yes"});
+  const auto run = [&](const std::string& more) {
+    return test::shell(fmt::format(
+        "env FATHOM_FAKE_SCRIPT={0}/script FATHOM_FAKE_GPU_BROKEN='the GPU is taken' {1} --as-fathom run "
+        "-m {0}/fake {2} hi </dev/null",
+        dir.path(), test::self_path(), more));
+  };
+  const test::Outcome automatic = run("");
+  CHECK(automatic.code == 0);
+  CHECK(automatic.out == "yes\n");
+  CHECK(contains(automatic.err, "the GPU is taken"));
+  CHECK(contains(automatic.err, "running on the CPU"));
+  CHECK(run("--backend cpu").err.empty());
+  CHECK(run("-q").err.empty());
+  const test::Outcome asked = run("--backend cuda");
+  CHECK(asked.code == 5);
+  CHECK(contains(asked.err, "the GPU is taken"));
+}

@@ -19,6 +19,7 @@ class Forward;
 class GpuLock;
 namespace cuda {
 struct DeviceInfo;
+struct NoDevice;
 }
 
 // Where tests put parts of their own in place of the real ones.
@@ -26,7 +27,7 @@ struct AppHooks {
   // The forward pass of a loaded engine; unset: the engine's own.
   std::function<std::unique_ptr<Forward>(const Engine&)> make_forward;
   // The GPUs there are; unset: those of the driver.
-  std::function<std::vector<cuda::DeviceInfo>()> devices;
+  std::function<std::vector<cuda::DeviceInfo>(cuda::NoDevice* none)> devices;
 };
 
 // Runs the command line and returns the exit code. Prints any Error as cli.md says.

@@ -227,7 +227,10 @@ BenchReport bench_checkpoint(App& app, const EngineOptions& options, const cuda:
 Exit bench_command(App& app) {
   EngineOptions options = engine_options_of(app);
   options.tokenizer_required = false;
-  const std::optional<cuda::DeviceInfo> gpu = choose_gpu(options);
+  cuda::NoDevice none;
+  const std::optional<cuda::DeviceInfo> gpu = choose_gpu(options, &none);
+  // Of a checkpoint its load says it.
+  if (!gpu && none.present && app.options.random_weights) options.gpu_unusable(none.why);
   if (gpu) options.usual_context = kGpuContext;
   if (gpu) options.gpu = gpu->ordinal, lock_gpu(app, *gpu);
   Threads threads(options.threads.value_or(usable_cores()));

@@ -42,11 +42,11 @@ std::string processor_says(std::string_view key) {
 }
 
 void look_at_gpus(std::vector<Finding>& out) {
-  std::string why;
-  const std::vector<cuda::DeviceInfo> devices = cuda::devices(&why);
+  cuda::NoDevice none;
+  const std::vector<cuda::DeviceInfo> devices = cuda::devices(&none);
   if (devices.empty()) {
     const bool built = cuda::built_with_cuda();
-    out.push_back({"GPU", fmt::format("none: {}", why), Level::remark,
+    out.push_back({"GPU", fmt::format("{}: {}", none.present ? "unusable" : "none", none.why), none.present ? Level::problem : Level::remark,
                    built ? "the CPU runs small models; a large one needs an NVIDIA GPU and its driver"
                          : "build with the CUDA Toolkit present to use a GPU"});
     return;

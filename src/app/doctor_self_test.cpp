@@ -65,9 +65,9 @@ Comparison compare_passes(Forward& tested, Forward& reference, std::int32_t vali
 }
 
 Exit self_test_command(App& app) {
-  std::string why;
-  if (cuda::devices(&why).empty())
-    throw Error(Exit::unsupported, fmt::format("no GPU to test: {}", why), "the CPU pass is tested by `make test`");
+  cuda::NoDevice none;
+  if (cuda::devices(&none).empty())
+    throw Error(Exit::unsupported, fmt::format("no GPU to test: {}", none.why), "the CPU pass is tested by `make test`");
   Progress progress(app.terminal, "comparing GPU and CPU", true);
   const std::unique_ptr<Engine> gpu = engine_on(app, BackendChoice::cuda), cpu = engine_on(app, BackendChoice::cpu);
   warn_of_shared_gpu(app);

@@ -104,6 +104,9 @@ EngineOptions engine_options_of(App& app) {
   options.progress = [&](std::string_view what) { app.terminal.progress(what); };
   options.devices = app.hooks.devices;
   options.gpu_chosen = [&](const cuda::DeviceInfo& device) { lock_gpu(app, device); };
+  options.gpu_unusable = [&](std::string_view why) {
+    app.terminal.warning(fmt::format("{}: running on the CPU (--backend cpu says so without this warning)", why));
+  };
   options.bytes = [&, phase = std::string(), shown = std::shared_ptr<Progress>()](std::string_view what, std::uint64_t done, std::uint64_t total) mutable {
     if (phase != what) shown = std::make_shared<Progress>(app.terminal, phase = std::string(what));
     shown->bytes(done, total);

@@ -14,19 +14,20 @@
 
 namespace fathom {
 
-std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options) {
+std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options, cuda::NoDevice* none) {
+  cuda::NoDevice unused;
+  if (none == nullptr) none = &unused;
   if (options.backend == BackendChoice::cpu) return std::nullopt;
-  std::string why;
-  std::vector<cuda::DeviceInfo> devices = options.devices ? options.devices() : cuda::devices(&why);
+  std::vector<cuda::DeviceInfo> devices = options.devices ? options.devices(none) : cuda::devices(none);
   if (options.gpu) {
     std::erase_if(devices, [&](const cuda::DeviceInfo& d) { return d.ordinal != *options.gpu; });
-    if (devices.empty() && why.empty()) why = "there is no such GPU";
+    if (devices.empty() && none->why.empty()) none->why = "there is no such GPU";
     if (devices.empty())
-      throw Error(Exit::unsupported, fmt::format("--gpus {}: {}", *options.gpu, why), "run `fathom doctor`");
+      throw Error(Exit::unsupported, fmt::format("--gpus {}: {}", *options.gpu, none->why), "run `fathom doctor`");
   }
   if (devices.empty()) {
     if (options.backend == BackendChoice::automatic) return std::nullopt;
-    throw Error(Exit::unsupported, fmt::format("--backend cuda: {}", why), "use --backend cpu");
+    throw Error(Exit::unsupported, fmt::format("--backend cuda: {}", none->why), "use --backend cpu");
   }
   return *std::max_element(devices.begin(), devices.end(),
                            [](const auto& a, const auto& b) { return a.memory_free < b.memory_free; });
@@ -95,7 +96,8 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
   // The config first: a model of another family is refused by name, not by its tensors.
   Config config = read_config(files);
   // A driver takes a third of a second to wake up; meanwhile the files are read.
-  std::future<std::optional<cuda::DeviceInfo>> device = std::async([&] { return choose_gpu(options); });
+  cuda::NoDevice none;
+  std::future<std::optional<cuda::DeviceInfo>> device = std::async([&] { return choose_gpu(options, &none); });
   const bool mmap = options.mmap.value_or(!files.on_disk() || !on_network_file_system(files.label()));
   const auto counted = [&](std::string_view phase) {
     return [&, phase](std::uint64_t done, std::uint64_t total) {
@@ -122,6 +124,7 @@ std::unique_ptr<Engine> Engine::load(FileSet files, const EngineOptions& options
   if (device.wait_for(std::chrono::seconds(0)) == std::future_status::timeout) say("waiting for the GPU");
   const std::optional<cuda::DeviceInfo> gpu = device.get();
   if (gpu && options.gpu_chosen) options.gpu_chosen(*gpu);
+  if (!gpu && none.present && options.gpu_unusable) options.gpu_unusable(none.why);
   engine->plan(options, gpu);
   engine->exchange_ = std::make_unique<Exchange>();
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

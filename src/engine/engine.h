@@ -52,15 +52,18 @@ struct EngineOptions {
   std::optional<std::string> chat_template;
   std::function<void(std::string_view)> progress;  // "checking 163 shards"
   // The GPUs to choose from; unset: those of the driver (cuda::devices).
-  std::function<std::vector<cuda::DeviceInfo>()> devices;
+  std::function<std::vector<cuda::DeviceInfo>(cuda::NoDevice* none)> devices;
   // Told which GPU will be used, before its memory is planned.
   std::function<void(const cuda::DeviceInfo&)> gpu_chosen;
+  // Told why a GPU that is there cannot be used, when the CPU is taken instead (BackendChoice::automatic alone).
+  std::function<void(std::string_view why)> gpu_unusable;
   // How far a phase is that reads the weights: "reading" without mmap, "scanning" for WeightCheck::values. In bytes.
   std::function<void(std::string_view phase, std::uint64_t done, std::uint64_t total)> bytes;
 };
 
-// The GPU to run on; nothing: the CPU. Never falls back silently: unsupported when one was asked for and is not there.
-std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options);
+// The GPU to run on; nothing: the CPU, and then `none` says why, for the caller to pass on where a GPU is there all the
+// same. Errors: unsupported, when one was asked for that is not there or cannot be used.
+std::optional<cuda::DeviceInfo> choose_gpu(const EngineOptions& options, cuda::NoDevice* none = nullptr);
 // The rounding of a run, by design.md's defaults where the options are silent.
 Numerics gpu_numerics(const EngineOptions& options, const Config& config, const cuda::DeviceInfo& device);
 Numerics cpu_numerics(const EngineOptions& options);

@@ -13,10 +13,10 @@ namespace fathom::test {
 
 // Without a GPU a case says so and passes, unless FATHOM_TEST_CUDA is set: then it fails.
 inline bool gpu_present() {
-  std::string why;
-  if (!cuda::devices(&why).empty()) return true;
-  if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but: " << why);
-  MESSAGE("skipped: " << why);
+  cuda::NoDevice none;
+  if (!cuda::devices(&none).empty()) return true;
+  if (std::getenv("FATHOM_TEST_CUDA") != nullptr) FAIL("FATHOM_TEST_CUDA is set, but: " << none.why);
+  MESSAGE("skipped: " << none.why);
   return false;
 }
 

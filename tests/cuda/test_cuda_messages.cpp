@@ -27,16 +27,23 @@ bool has(std::string_view text, std::string_view part) { return text.find(part) 
 
 TEST_CASE("gpu messages: no driver, an old one, no device, an old or a busy one are told apart") {
   using cuda::no_device_reason;
-  CHECK(no_device_reason(cudaErrorInsufficientDriver, 0, 0, 13000) == "no NVIDIA driver is installed");
-  const std::string old = no_device_reason(cudaErrorInsufficientDriver, 0, 12040, 13000);
+  const cuda::NoDevice without = no_device_reason(cudaErrorInsufficientDriver, 0, 0, 13000);
+  CHECK(without.why == "no NVIDIA driver is installed");
+  CHECK(!without.present);
+  CHECK(no_device_reason(cudaErrorInsufficientDriver, 0, 12040, 13000).present);
+  const std::string old = no_device_reason(cudaErrorInsufficientDriver, 0, 12040, 13000).why;
   CHECK(has(old, "too old"));
   CHECK(has(old, "CUDA 12.4"));
   CHECK(has(old, "13.0"));
-  CHECK(no_device_reason(cudaErrorNoDevice, 0, 13000, 13000) == "no CUDA device is visible");
-  CHECK(no_device_reason(cudaSuccess, 0, 13000, 13000) == "no CUDA device is visible");
-  CHECK(has(no_device_reason(cudaSuccess, 1, 13000, 13000), "compute capability 8.0"));
-  CHECK(has(no_device_reason(cudaErrorDevicesUnavailable, 1, 13000, 13000), "another process"));
-  CHECK(has(no_device_reason(cudaErrorECCUncorrectable, 1, 13000, 13000), "ECC"));
+  for (cudaError_t code : {cudaErrorNoDevice, cudaSuccess}) {
+    const cuda::NoDevice none = no_device_reason(code, 0, 13000, 13000);
+    CHECK(none.why == "no CUDA device is visible");
+    CHECK(!none.present);
+  }
+  CHECK(has(no_device_reason(cudaSuccess, 1, 13000, 13000).why, "compute capability 8.0"));
+  CHECK(has(no_device_reason(cudaErrorDevicesUnavailable, 1, 13000, 13000).why, "another process"));
+  CHECK(has(no_device_reason(cudaErrorECCUncorrectable, 1, 13000, 13000).why, "ECC"));
+  CHECK(no_device_reason(cudaErrorECCUncorrectable, 1, 13000, 13000).present);
 }
 
 TEST_CASE("gpu messages: each failure before the first kernel has its exit code and its remedy") {

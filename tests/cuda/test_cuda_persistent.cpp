@@ -5,26 +5,16 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <random>
 #include <string>
 
 #include "cuda/forward.h"
+#include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using namespace fathom::cuda;
 
 namespace {
-
-bool hopper_present() {
-  std::string why;
-  const auto list = devices(&why);
-  if (!list.empty() && list.front().major == 9) return true;
-  if (list.empty() && std::getenv("FATHOM_TEST_CUDA") != nullptr)
-    FAIL("FATHOM_TEST_CUDA is set, but: " << why);
-  MESSAGE("skipped: " << (list.empty() ? why : "the GPU is no Hopper"));
-  return false;
-}
 
 // One dense layer and one of experts.
 Config v2_lite_of_two_layers() {
@@ -60,7 +50,7 @@ double relative_error(const std::vector<float>& got, const std::vector<float>& w
 }  // namespace
 
 TEST_CASE("cuda: a grid hand-off shows every block what every block wrote") {
-  if (!hopper_present()) return;
+  if (!test::hopper_present()) return;
   const Stream stream = make_stream();
   const Launch on{stream.get(), devices().front().multiprocessors, true};
   const std::uint64_t words = std::uint64_t{2} * static_cast<std::uint64_t>(on.multiprocessors) * 512 * 4;
@@ -83,7 +73,7 @@ TEST_CASE("cuda: a grid hand-off shows every block what every block wrote") {
 }
 
 TEST_CASE("cuda: layers run at once agree with the layered kernels") {
-  if (!hopper_present()) return;
+  if (!test::hopper_present()) return;
   const Config c = v2_lite_of_two_layers();
   bool fp8 = true;
   SUBCASE("FP8 weights") {}

@@ -223,9 +223,15 @@ int fake_main(int argc, char** argv) {
     return std::make_unique<FakeForward>(engine.config(), *engine.tokenizer(), script_from_environment(), engine.context());
   };
   if (std::getenv("FATHOM_FAKE_GPU_FREE") != nullptr) {
-    hooks.devices = [] {
+    hooks.devices = [](cuda::NoDevice*) {
       const auto free_bytes = static_cast<std::uint64_t>(number_from("FATHOM_FAKE_GPU_FREE"));
       return std::vector{cuda::DeviceInfo{0, "Scripted GPU", 9, 0, 132, free_bytes, free_bytes, 0, "0000:1B:00.0"}};
+    };
+  }
+  if (const char* why = std::getenv("FATHOM_FAKE_GPU_BROKEN"); why != nullptr) {
+    hooks.devices = [why](cuda::NoDevice* none) {
+      *none = {why, true};
+      return std::vector<cuda::DeviceInfo>{};
     };
   }
   return app_main(argc, argv, hooks);

@@ -50,7 +50,8 @@ class FakeForward : public Forward {
 
 // Reads the script that $FATHOM_FAKE_SCRIPT names: answers separated by \x1e; $FATHOM_FAKE_DELAY_US per token,
 // $FATHOM_FAKE_PREFILL_US per prompt token, $FATHOM_FAKE_ENDLESS. With $FATHOM_FAKE_GPU_FREE there is a GPU with so
-// many bytes of free memory, which is planned for and locked like a real one.
+// many bytes of free memory, which is planned for and locked like a real one; with $FATHOM_FAKE_GPU_BROKEN one that cannot
+// be used, for that reason.
 Script script_from_environment();
 void write_script(const std::string& path, const std::vector<std::string>& answers);
 
