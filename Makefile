@@ -11,6 +11,8 @@ EMBED  ?= $(if $(wildcard models/minnow/*.safetensors),1,0)
 CXX    ?= g++
 
 BUILD := build/$(config)-cuda$(CUDA)-embed$(EMBED)
+# Relative, also where it was given absolute: ccache writes dependencies relative to CCACHE_BASEDIR, and make must know them.
+override BUILD := $(BUILD:$(CURDIR)/%=%)
 CCACHE := $(shell command -v ccache 2>/dev/null)
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
