@@ -799,6 +799,7 @@ void CudaForward::copy_rows(std::uint32_t timeline, std::int32_t count, std::byt
     else
       FATHOM_CUDA(cudaMemcpy2D(device, pitch, host, width, width, rows, cudaMemcpyHostToDevice));
   }
+  FATHOM_CUDA(cudaStreamSynchronize(cudaStreamLegacy));  // as copy_to_device does, and why
 }
 
 std::size_t CudaForward::position_bytes() const {

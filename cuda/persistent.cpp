@@ -256,7 +256,7 @@ std::unique_ptr<PersistentPlan> plan_persistent(const Launch& on, const std::vec
   p.layers = reinterpret_cast<const PersistentLayer*>(device_table);
   p.value = reinterpret_cast<float*>(plan->memory.take(value_bytes));
   auto* device_schedule = plan->memory.take(schedule_bytes);
-  FATHOM_CUDA(cudaMemcpy(device_schedule, schedule.data(), schedule_bytes, cudaMemcpyHostToDevice));
+  copy_to_device(device_schedule, schedule.data(), schedule_bytes);
   p.transfers = reinterpret_cast<const Transfer*>(device_schedule);
   std::byte* counters = plan->memory.take(grid_counters_bytes());
   FATHOM_CUDA(cudaMemset(counters, 0, grid_counters_bytes()));
@@ -269,6 +269,7 @@ std::unique_ptr<PersistentPlan> plan_persistent(const Launch& on, const std::vec
   }
   p.hidden_words = reinterpret_cast<std::uint64_t*>(hidden);
   p.end = static_cast<int>(table.size());
+  FATHOM_CUDA(cudaStreamSynchronize(cudaStreamLegacy));  // no other stream waits for the zeros
   return plan;
 }
 

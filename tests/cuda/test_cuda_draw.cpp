@@ -12,22 +12,14 @@
 #include "src/base/error.h"
 #include "src/engine/generate.h"
 #include "src/model/checkpoint.h"
+#include "tests/cuda/golden_model.h"
 #include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using fathom::test::gpu_present;
+using fathom::test::Model;
 
 namespace {
-
-struct Model {
-  explicit Model(const std::string& name)
-      : checkpoint(Checkpoint::open(FileSet::directory("tests/goldens/" + name))),
-        config(read_config(checkpoint.files())),
-        weights(bind_weights(checkpoint, config)) {}
-  Checkpoint checkpoint;
-  Config config;
-  Weights weights;
-};
 
 cuda::ForwardOptions options(CacheType cache = CacheType::bf16) {
   cuda::ForwardOptions o;

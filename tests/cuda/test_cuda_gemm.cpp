@@ -14,41 +14,15 @@
 #include "cuda/memory.h"
 #include "src/base/error.h"
 #include "src/base/tensor.h"
+#include "tests/cuda/device_memory.h"
 #include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using namespace fathom::cuda;
 using test::hopper_present;
+using Memory = test::DeviceMemory;
 
 namespace {
-
-// Device memory with what a test puts there; everything else is poisoned.
-struct Memory {
-  Memory() : arena(std::uint64_t{512} << 20), stream(make_stream()) {
-    FATHOM_CUDA(cudaMemset(arena.data(), 0xff, arena.size()));
-    on = {stream.get(), cuda::devices().front().multiprocessors, true};
-  }
-  template <typename T>
-  T* put(const std::vector<T>& v) {
-    auto* p = reinterpret_cast<T*>(arena.take(v.size() * sizeof(T) + 256));
-    copy_to_device(p, v.data(), v.size() * sizeof(T));
-    return p;
-  }
-  template <typename T>
-  T* room(std::size_t n) {
-    return reinterpret_cast<T*>(arena.take(n * sizeof(T) + 256));
-  }
-  template <typename T>
-  std::vector<T> get(const T* p, std::size_t n) {
-    FATHOM_CUDA(cudaStreamSynchronize(stream.get()));
-    std::vector<T> v(n);
-    FATHOM_CUDA(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
-    return v;
-  }
-  Arena arena;
-  Stream stream;
-  Launch on;
-};
 
 int blocks(int n) { return (n + 127) / 128; }
 int round_up(int n, int to) { return (n + to - 1) / to * to; }

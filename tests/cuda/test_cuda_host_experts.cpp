@@ -11,24 +11,15 @@
 #include "src/base/error.h"
 #include "src/engine/engine.h"
 #include "src/engine/timeline.h"
+#include "tests/cuda/golden_model.h"
 #include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using fathom::test::gpu_present;
+using fathom::test::kCheckpoints;
+using fathom::test::Model;
 
 namespace {
-
-constexpr const char* kCheckpoints[] = {"v3", "v3-e8m0", "v2-lite", "v2", "moonlight", "kimi"};
-
-struct Model {
-  explicit Model(const std::string& name, bool mtp = false)
-      : checkpoint(Checkpoint::open(FileSet::directory("tests/goldens/" + name))),
-        config(read_config(checkpoint.files())),
-        weights(bind_weights(checkpoint, config, {.mtp = mtp})) {}
-  Checkpoint checkpoint;
-  Config config;
-  Weights weights;
-};
 
 cuda::ForwardOptions options_for(const Numerics& numerics, Threads* host_experts) {
   cuda::ForwardOptions o;

@@ -13,37 +13,14 @@
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
 #include "src/base/tensor.h"
+#include "tests/cuda/device_memory.h"
 #include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using namespace fathom::cuda;
+using Memory = test::DeviceMemory;
 
 namespace {
-
-// Device memory with what a test puts there; everything else is NaN.
-struct Memory {
-  Memory() : arena(std::uint64_t{64} << 20), stream(make_stream()) {
-    FATHOM_CUDA(cudaMemset(arena.data(), 0xff, arena.size()));
-    on = {stream.get(), cuda::devices().front().multiprocessors, runs_hopper_code()};
-  }
-  template <typename T>
-  T* put(const std::vector<T>& v) {
-    auto* p = reinterpret_cast<T*>(arena.take(v.size() * sizeof(T)));
-    FATHOM_CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return p;
-  }
-  float* room(std::size_t n) { return reinterpret_cast<float*>(arena.take(n * sizeof(float))); }
-  template <typename T>
-  std::vector<T> get(const T* p, std::size_t n) {
-    FATHOM_CUDA(cudaStreamSynchronize(stream.get()));
-    std::vector<T> v(n);
-    FATHOM_CUDA(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
-    return v;
-  }
-  Arena arena;
-  Stream stream;
-  Launch on;
-};
 
 std::vector<float> normals(std::size_t n, unsigned seed, float deviation = 1) {
   std::mt19937 random(seed);
@@ -205,7 +182,7 @@ TEST_CASE("cuda: two matrices of one product are each alone, and pairs are rotat
   const std::vector<std::int32_t> position{0, 17, 131071};
   std::vector<float> frequency;
   for (int i = 0; i < kDims / 2; ++i) frequency.push_back(std::exp2(-static_cast<float>(i)));
-  float *first = m.room(kFirst * kRows), *second = m.room(kSecond * kRows);
+  float *first = m.room<float>(kFirst * kRows), *second = m.room<float>(kSecond * kRows);
   GemvParams p;
   p.segments = 2;
   p.segment[0] = {a.matrix, first, kFirst, {}};
@@ -293,7 +270,7 @@ TEST_CASE("cuda: gate and up of chosen and shared experts agree with float64, wh
     const std::vector<std::int32_t> ids = m.get(r.ids, kSlots * kRows);
     const std::vector<float> chosen_weights = m.get(r.weights, kSlots * kRows);
     constexpr int kWidth = kSlots * kInner + kShared;
-    float* hidden = m.room(kWidth * kRows);
+    float* hidden = m.room<float>(kWidth * kRows);
     GateUpParams p;
     p.gate = without_pointers(e.gate[0].matrix), p.up = without_pointers(e.up[0].matrix);
     p.experts = e.pointers, p.expert_count = kExperts, p.ids = r.ids, p.slots = kSlots;
@@ -321,7 +298,7 @@ TEST_CASE("cuda: gate and up of chosen and shared experts agree with float64, wh
     inside.ids = m.put(std::vector<std::int32_t>(kSlots * kRows, -1));
     inside.weights = m.put(std::vector<float>(kSlots * kRows, NAN));
     p.router = inside, p.ids = inside.ids;
-    p.hidden = m.room(kWidth * kRows);
+    p.hidden = m.room<float>(kWidth * kRows);
     gate_up(m.on, p);
     CHECK(m.get(p.hidden, kWidth * kRows) == given);
     CHECK(m.get(inside.ids, kSlots * kRows) == ids);

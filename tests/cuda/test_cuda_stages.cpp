@@ -13,24 +13,15 @@
 #include "src/base/error.h"
 #include "src/cpu/forward.h"
 #include "src/model/checkpoint.h"
+#include "tests/cuda/golden_model.h"
 #include "tests/cuda/gpu.h"
 
 using namespace fathom;
 using test::gpu_present;
+using fathom::test::kCheckpoints;
+using fathom::test::Model;
 
 namespace {
-
-constexpr const char* kCheckpoints[] = {"v3", "v3-e8m0", "v2-lite", "v2", "moonlight", "kimi"};
-
-struct Model {
-  explicit Model(const std::string& name, bool mtp = false)
-      : checkpoint(Checkpoint::open(FileSet::directory("tests/goldens/" + name))),
-        config(read_config(checkpoint.files())),
-        weights(bind_weights(checkpoint, config, {.mtp = mtp})) {}
-  Checkpoint checkpoint;
-  Config config;
-  Weights weights;
-};
 
 struct Passes {
   Passes(const Model& m, Numerics numerics, std::int32_t capacity, bool mtp = false)

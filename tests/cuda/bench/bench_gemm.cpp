@@ -429,7 +429,7 @@ void bench_grouped(Bench& b) {
     const auto put = [&](const auto& v) {
       using T = typename std::decay_t<decltype(v)>::value_type;
       auto* p = reinterpret_cast<T*>(take(v.size() * sizeof(T)));
-      FATHOM_CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+      copy_to_device(p, v.data(), v.size() * sizeof(T));
       return p;
     };
     GemmParams g;

@@ -312,7 +312,7 @@ void bench_attention(Bench& b) {
     auto* attn = reinterpret_cast<float*>(work.take(128 * 128 * 4));
     for (std::int32_t keys : {1024, 4096, 32768, 131072}) {
       const std::int32_t row[2] = {keys - 1, 0};
-      FATHOM_CUDA(cudaMemcpy(rows, row, 8, cudaMemcpyHostToDevice));
+      copy_to_device(rows, row, 8);
       const AttentionShape shape{heads, 128, 64, 128, 512, 576, 0.05f};
       const std::int64_t copies =
           std::max<std::int64_t>(1, (std::int64_t{1} << 29) / (std::int64_t{keys} * 576));
