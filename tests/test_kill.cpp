@@ -12,10 +12,14 @@
 #include "src/model/quantize.h"
 #include "tests/support/files.h"
 #include "tests/support/kill_at.h"
+#include "tests/support/saves.h"
 #include "tests/support/tiny_checkpoint.h"
 
 using namespace fathom;
 using test::Killed;
+using test::kHeader;
+using test::put;
+using test::said;
 
 namespace {
 
@@ -40,21 +44,6 @@ void at_every_call(const char* what, const std::function<void()>& prepare, const
     }
   }
 }
-
-void put(const std::string& path, std::string_view text) {
-  AtomicFile f(path, 0600);
-  f.write(text);
-  f.commit();
-}
-
-SessionMessage said(const char* content) {
-  SessionMessage m;
-  m.message.role = "user";
-  m.message.content = content;
-  return m;
-}
-
-const SessionHeader kHeader{"m", std::string(64, 'a'), "cache bf16"};
 
 }  // namespace
 

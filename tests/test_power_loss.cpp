@@ -13,27 +13,16 @@
 #include "src/model/checkpoint.h"
 #include "src/model/quantize.h"
 #include "tests/support/files.h"
+#include "tests/support/saves.h"
 #include "tests/support/tiny_checkpoint.h"
 #include "tests/support/unsynced.h"
 
 using namespace fathom;
+using test::kHeader;
+using test::put;
+using test::said;
 
 namespace {
-
-void put(const std::string& path, std::string_view text) {
-  AtomicFile f(path, 0600);
-  f.write(text);
-  f.commit();
-}
-
-SessionMessage said(const char* content) {
-  SessionMessage m;
-  m.message.role = "user";
-  m.message.content = content;
-  return m;
-}
-
-const SessionHeader kHeader{"m", std::string(64, 'a'), "cache bf16"};
 
 void say_states(const char* what, std::size_t states) {
   if (states == 0) {
